@@ -1,0 +1,101 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// emptyFor is how long ago an hour must have begun before its empty folder may be removed. It is
+// far more than a Create needs between choosing an hour and creating its file.
+const emptyFor = 3 * time.Hour
+
+// makeRoot makes dir and what is missing above it, durably.
+func (s *Store) makeRoot(dir string) error {
+	parent := filepath.Dir(dir)
+	info, err := os.Stat(dir)
+	switch {
+	case err == nil && !info.IsDir():
+		return &os.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
+	case err == nil:
+		return nil
+	case !errors.Is(err, os.ErrNotExist) || parent == dir:
+		return err
+	}
+	if err := s.makeRoot(parent); err != nil {
+		return err
+	}
+	if err := s.sys.mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return s.sys.syncDir(parent)
+}
+
+// hourFolder returns the name of the folder of the present hour, which exists durably.
+func (s *Store) hourFolder() (string, error) {
+	hour := s.now().UTC().Format(hourLayout)
+	// Held through I/O by the first of an hour only; who waits needs that folder.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hour == hour {
+		return hour, nil
+	}
+	if err := s.makeHour(hour); err != nil {
+		return "", fmt.Errorf("make folder of the hour: %w", err)
+	}
+	s.hour = hour
+	return hour, nil
+}
+
+// forgetHour makes the next hourFolder make the folder again.
+func (s *Store) forgetHour(hour string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hour == hour {
+		s.hour = ""
+	}
+}
+
+func (s *Store) makeHour(hour string) (err error) {
+	hourDir := filepath.Join(s.dir, filepath.FromSlash(hour))
+	dayDir := filepath.Dir(hourDir)
+	for _, dir := range []string{dayDir, hourDir} {
+		if err := s.sys.mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	defer func() {
+		if err != nil {
+			// The next attempt shall make and sync them anew, rather than trust the
+			// second sync of a folder whose first one failed.
+			_ = s.sys.rmdir(hourDir)
+			_ = s.sys.rmdir(dayDir)
+		}
+	}()
+	// Synced even if they existed: whoever made them may have died before its sync.
+	if err := s.sys.syncDir(dayDir); err != nil {
+		return err
+	}
+	return s.sys.syncDir(s.dir)
+}
+
+// removeEmpty removes the folders of key's hour and day if they are empty and
+// past. It does nothing for a key of another form. Errors are ignored: an empty
+// folder does no harm.
+func (s *Store) removeEmpty(key string) {
+	hour := path.Dir(key)
+	begin, ok := hourOf(hour)
+	if !ok || s.now().Sub(begin) < emptyFor {
+		return
+	}
+	if err := s.sys.rmdir(filepath.Join(s.dir, filepath.FromSlash(hour))); err != nil && !isMissing(err) {
+		return // almost always: it is not empty
+	}
+	if s.now().Sub(begin.Truncate(24*time.Hour)) >= 24*time.Hour+emptyFor {
+		_ = s.sys.rmdir(filepath.Join(s.dir, path.Dir(hour)))
+	}
+}

@@ -1,0 +1,119 @@
+package distribution
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/web"
+)
+
+// immutable lets clients and proxies keep what a digest names.
+var immutable = []string{"private, max-age=31536000, immutable"}
+
+// serveContent answers with content that a digest names: ETag, conditional
+// requests and ranges as RFC 9110 asks (sections 13 and 14). open is not
+// called when nothing of the content is needed.
+func serveContent(w *web.Response, r *http.Request, d oci.Digest, mediaType string, size int64, open func() (io.ReadSeeker, io.Closer, error)) error {
+	digest := d.String()
+	h := w.Header()
+	h["Content-Type"] = []string{mediaType}
+	h["Docker-Content-Digest"] = []string{digest}
+	h["Etag"] = []string{`"` + digest + `"`}
+	conditional := false
+	for _, k := range []string{"Range", "If-None-Match", "If-Match", "If-Range"} {
+		if r.Header[k] != nil {
+			conditional = true
+		}
+	}
+	if !conditional {
+		h["Accept-Ranges"] = []string{"bytes"}
+		h["Content-Length"] = []string{strconv.FormatInt(size, 10)}
+		if r.Method == http.MethodHead {
+			w.WriteHeader(http.StatusOK)
+			return nil
+		}
+		content, closer, err := open()
+		if err != nil {
+			return err
+		}
+		defer closer.Close()
+		w.WriteHeader(http.StatusOK)
+		n, err := w.ReadFrom(&io.LimitedReader{R: content, N: size})
+		if err == nil && n < size {
+			err = fmt.Errorf("content of %s ends after %d of %d bytes", digest, n, size)
+		}
+		return err
+	}
+	if r.Method == http.MethodHead {
+		// Nothing of the content is read for a HEAD but its size.
+		http.ServeContent(w, r, "", time.Time{}, &sized{size: size})
+		return nil
+	}
+	content, closer, err := open()
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	// What ServeContent promised with Content-Length and could not send makes the
+	// server cut the connection.
+	http.ServeContent(w, r, "", time.Time{}, content)
+	return nil
+}
+
+// sized is content of which only the size is known.
+type sized struct{ at, size int64 }
+
+func (s *sized) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func (s *sized) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += s.at
+	case io.SeekEnd:
+		offset += s.size
+	}
+	s.at = offset
+	return offset, nil
+}
+
+// getBlob serves end-2 (spec.md#pulling-blobs).
+func (h *Handler) getBlob(w *web.Response, req *request) error {
+	ctx := req.http.Context()
+	lookup := h.reg.Blob
+	if req.http.Method == http.MethodHead {
+		lookup = h.reg.CheckBlob
+	}
+	b, err := lookup(ctx, req.repository, req.digest)
+	if err != nil {
+		return err
+	}
+	w.Header()["Cache-Control"] = immutable
+	return serveContent(w, req.http, b.Digest, "application/octet-stream", b.Size, func() (io.ReadSeeker, io.Closer, error) {
+		rd, err := h.reg.OpenBlob(ctx, req.repository, b)
+		if err != nil {
+			return nil, nil, err
+		}
+		if f, ok := rd.(interface{ File() *os.File }); ok {
+			return f.File(), rd, nil // the kernel copies it to the socket
+		}
+		return rd, rd, nil
+	})
+}
+
+// getManifest serves end-3 (spec.md#pulling-manifests). Whatever Accept says, the stored
+// bytes are the answer: a digest names them and no others.
+func (h *Handler) getManifest(w *web.Response, req *request) error {
+	m, err := h.reg.Manifest(req.http.Context(), req.repository, req.reference, req.http.Method != http.MethodHead)
+	if err != nil {
+		return err
+	}
+	return serveContent(w, req.http, m.Digest, m.MediaType, m.Size, func() (io.ReadSeeker, io.Closer, error) {
+		return bytes.NewReader(m.Body), io.NopCloser(nil), nil
+	})
+}

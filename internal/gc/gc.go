@@ -1,0 +1,212 @@
+// Package gc takes away what nobody needs any more, while pushes and pulls go on.
+//
+// What holds true: rows go first, and only if the foreign keys allow it; bytes go after
+// their row is gone, by key, and a key is never used again. So a push that races with a
+// collection either holds its reference first, and the collector skips, or comes
+// second and is told before it is acknowledged. The cost follows the garbage: every pass reads
+// indexes of what may go, never all there is.
+package gc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/berthregistry/berth/internal/blob"
+	"github.com/berthregistry/berth/internal/meta"
+)
+
+// Options configure a Collector.
+type Options struct {
+	Log *slog.Logger
+	// Interval is the time between two passes.
+	Interval time.Duration
+	// Grace is how long a blob stays that no manifest needs, since it was pushed, asked for,
+	// or lost its last manifest.
+	Grace time.Duration
+	// UploadExpiry is how long an upload session stays that nobody uses.
+	UploadExpiry time.Duration
+	// Observe, if not nil, is told of each pass that has ended.
+	Observe func(Result, time.Duration, error)
+}
+
+// Result says what a pass took away.
+type Result struct {
+	Links        int64 // blobs taken from repositories
+	Blobs        int64 // blobs that no repository had any more
+	Bytes        int64 // of those blobs
+	Repositories int64 // left empty
+	Uploads      int64 // expired sessions
+	Objects      int64 // objects deleted from the blob store
+	Orphans      int64 // of these, the ones that no row had spoken of
+}
+
+// Collector removes garbage. Only one pass runs at a time.
+type Collector struct {
+	db    *meta.DB
+	store blob.Store
+	opts  Options
+}
+
+// New returns a Collector.
+func New(db *meta.DB, store blob.Store, opts Options) *Collector {
+	return &Collector{db, store, opts}
+}
+
+// Run makes a pass after every interval, until ctx ends. The first comes after one interval, so
+// that starting costs nothing.
+func (c *Collector) Run(ctx context.Context) {
+	tick := time.NewTicker(c.opts.Interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		start := time.Now()
+		res, err := c.Collect(ctx)
+		took := time.Since(start)
+		if ctx.Err() != nil {
+			return
+		}
+		if c.opts.Observe != nil {
+			c.opts.Observe(res, took, err)
+		}
+		switch {
+		case err != nil:
+			c.opts.Log.Error("collection failed", "error", err)
+		case res != Result{}:
+			c.opts.Log.Info("collected", "links", res.Links, "blobs", res.Blobs, "bytes", res.Bytes,
+				"repositories", res.Repositories, "uploads", res.Uploads, "objects", res.Objects,
+				"orphans", res.Orphans, "took", took)
+		}
+	}
+}
+
+// batch bounds what one transaction takes away, so that pushes wait only briefly.
+const batch = 200
+
+// Collect makes one pass. Stopped at any point, it leaves nothing but work for the next.
+func (c *Collector) Collect(ctx context.Context) (Result, error) {
+	var res Result
+	for _, step := range []func(context.Context, *Result) error{c.blobs, c.uploads, c.doomed, c.orphans, c.doomed} {
+		if err := step(ctx, &res); err != nil {
+			return res, err
+		}
+	}
+	return res, nil
+}
+
+// blobs takes unreferenced blobs from their repositories.
+func (c *Collector) blobs(ctx context.Context, res *Result) error {
+	now := time.Now()
+	before := now.Add(-c.opts.Grace)
+	for {
+		links, err := c.db.UnreferencedBlobs(ctx, before, batch)
+		if err != nil {
+			return fmt.Errorf("find unreferenced blobs: %w", err)
+		}
+		if len(links) == 0 {
+			return nil
+		}
+		got, err := c.db.CollectBlobs(ctx, links, before, now)
+		if err != nil {
+			return fmt.Errorf("collect blobs: %w", err)
+		}
+		res.Links += got.Links
+		res.Blobs += got.Blobs
+		res.Bytes += got.Bytes
+		res.Repositories += got.Repositories
+		if got.Links == 0 || len(links) < batch {
+			return nil // what is left is in use again
+		}
+	}
+}
+
+// uploads ends sessions that nobody uses.
+func (c *Collector) uploads(ctx context.Context, res *Result) error {
+	for {
+		now := time.Now()
+		n, err := c.db.ExpireUploads(ctx, now.Add(-c.opts.UploadExpiry), batch, now)
+		if err != nil {
+			return fmt.Errorf("expire uploads: %w", err)
+		}
+		res.Uploads += int64(n)
+		if n < batch {
+			return nil
+		}
+	}
+}
+
+// doomed deletes the bytes whose rows are gone. A crash between the delete and
+// the note of it makes the next pass delete once more, which does nothing.
+func (c *Collector) doomed(ctx context.Context, res *Result) error {
+	var failed error
+	for {
+		keys, err := c.db.Doomed(ctx, batch)
+		if err != nil {
+			return fmt.Errorf("find doomed objects: %w", err)
+		}
+		gone := keys[:0]
+		for _, k := range keys {
+			if err := c.store.Delete(ctx, k); err != nil {
+				failed = errors.Join(failed, fmt.Errorf("delete object %s: %w", k, err))
+				continue
+			}
+			gone = append(gone, k)
+		}
+		if len(gone) > 0 {
+			if err := c.db.Buried(ctx, gone); err != nil {
+				return fmt.Errorf("note deleted objects: %w", err)
+			}
+		}
+		res.Objects += int64(len(gone))
+		if failed != nil || len(keys) < batch {
+			return failed
+		}
+	}
+}
+
+const sweptSetting = "swept_until"
+
+// orphans dooms objects that no row speaks of: what a crash left between the bytes
+// and the row. Keys carry the hour of their creation, so each hour is looked at once, when every
+// upload begun in it has either got a row or come to nothing.
+func (c *Collector) orphans(ctx context.Context, res *Result) error {
+	until := time.Now().Add(-max(c.opts.UploadExpiry, c.opts.Grace, time.Hour) - time.Hour).Truncate(time.Hour)
+	var from time.Time
+	v, err := c.db.Setting(ctx, sweptSetting)
+	switch {
+	case err == nil && len(v) == 8:
+		from = time.Unix(int64(binary.BigEndian.Uint64(v)), 0)
+	case err != nil && !errors.Is(err, meta.ErrNotFound):
+		return fmt.Errorf("read how far the storage is swept: %w", err)
+	}
+	if !from.Before(until) {
+		return nil
+	}
+	for info, err := range c.store.List(ctx, from, until) {
+		if err != nil {
+			return fmt.Errorf("list objects: %w", err)
+		}
+		known, err := c.db.KnownKey(ctx, info.Key)
+		if err != nil {
+			return fmt.Errorf("look up object %s: %w", info.Key, err)
+		}
+		if known {
+			continue
+		}
+		if err := c.db.Doom(ctx, info.Key, time.Now()); err != nil {
+			return fmt.Errorf("doom object %s: %w", info.Key, err)
+		}
+		res.Orphans++
+	}
+	if err := c.db.SetSetting(ctx, sweptSetting, binary.BigEndian.AppendUint64(nil, uint64(until.Unix()))); err != nil {
+		return fmt.Errorf("note how far the storage is swept: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,221 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// Blob is a blob as one repository has it.
+type Blob struct {
+	Digest oci.Digest
+	Size   int64
+	Key    string // of the blob store
+	// UnreferencedSince is when the grace period of a blob began that no manifest of the
+	// repository needs; zero if one does.
+	UnreferencedSince time.Time
+}
+
+// Blob returns a blob that the repository has, or ErrNotFound. The result is
+// shared: it must not be changed.
+func (db *DB) Blob(ctx context.Context, r oci.Repository, d oci.Digest) (*Blob, error) {
+	k := cacheKey{r, d.String(), true}
+	if v, ok := db.cache.get(k); ok {
+		return v.(*Blob), nil
+	}
+	version := db.cache.version(r)
+	b := &Blob{Digest: d}
+	var since *int64
+	err := db.queryRow(ctx, `SELECT b.size, b.storage_key, rb.unreferenced_since
+		FROM repository r
+		JOIN blob b ON b.digest = $2
+		JOIN repository_blob rb ON rb.repository_id = r.id AND rb.blob_id = b.id
+		WHERE r.name = $1`, string(r), d.String()).Scan(&b.Size, &b.Key, &since)
+	if err != nil {
+		return nil, err
+	}
+	if since != nil {
+		b.UnreferencedSince = time.UnixMilli(*since)
+	}
+	db.cache.put(k, version, b, 0)
+	return b, nil
+}
+
+// TouchBlob begins the grace period of an unreferenced blob anew, because a client was
+// told that it is there. It returns ErrNotFound when the collector was first.
+func (db *DB) TouchBlob(ctx context.Context, r oci.Repository, d oci.Digest, now time.Time) error {
+	return db.update(ctx, func(t *tx) error {
+		repo, err := t.repositoryID(r)
+		if err != nil {
+			return err
+		}
+		var blob int64
+		if err := t.queryRow(`SELECT b.id FROM blob b
+			JOIN repository_blob rb ON rb.blob_id = b.id AND rb.repository_id = $1
+			WHERE b.digest = $2`, repo, d.String()).Scan(&blob); err != nil {
+			return err
+		}
+		t.touch(r)
+		_, err = t.exec(`UPDATE repository_blob SET unreferenced_since = $3
+			WHERE repository_id = $1 AND blob_id = $2 AND unreferenced_since IS NOT NULL`, repo, blob, now.UnixMilli())
+		return err
+	})
+}
+
+// NewBlob is an object of the blob store whose bytes are complete, durable and verified.
+type NewBlob struct {
+	Repository oci.Repository
+	Digest     oci.Digest
+	Size       int64
+	Key        string
+	// Upload is the session that ends with the blob, if it has a row.
+	Upload string
+	Now    time.Time
+}
+
+// CommitBlob gives a new object to a repository. If the digest is there already,
+// the repository gets that one and the new object is doomed.
+// It returns ErrNotFound when the upload session is gone: the object must then be
+// regarded as lost, since the collector may have taken it.
+func (db *DB) CommitBlob(ctx context.Context, n NewBlob) error {
+	return db.update(ctx, func(t *tx) error {
+		if n.Upload != "" {
+			gone, err := t.exec(`DELETE FROM upload WHERE id = $1 AND storage_key = $2`, n.Upload, n.Key)
+			if err != nil {
+				return err
+			}
+			if gone == 0 {
+				return ErrNotFound
+			}
+		}
+		repo, err := t.makeRepository(n.Repository, n.Now)
+		if err != nil {
+			return err
+		}
+		var blob int64
+		err = t.queryRow(`INSERT INTO blob (digest, size, storage_key, created_at) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (digest) DO NOTHING RETURNING id`,
+			n.Digest.String(), n.Size, n.Key, n.Now.UnixMilli()).Scan(&blob)
+		if errors.Is(err, ErrNotFound) {
+			if err := t.doom(n.Key, n.Now); err != nil {
+				return err
+			}
+			err = t.queryRow(`SELECT id FROM blob WHERE digest = $1`, n.Digest.String()).Scan(&blob)
+		}
+		if err != nil {
+			return err
+		}
+		return t.linkBlob(n.Repository, repo, blob, n.Digest, n.Now)
+	})
+}
+
+// MountBlob links a blob that repository from has to repository into; with an
+// empty from, one that any repository has. It returns ErrNotFound if there is none.
+func (db *DB) MountBlob(ctx context.Context, into, from oci.Repository, d oci.Digest, now time.Time) error {
+	// Most mounts that fail are found out without a transaction.
+	if from != "" {
+		if _, err := db.Blob(ctx, from, d); err != nil {
+			return err
+		}
+	}
+	return db.update(ctx, func(t *tx) error {
+		var blob int64
+		var err error
+		if from != "" {
+			err = t.queryRow(`SELECT b.id FROM repository r
+				JOIN blob b ON b.digest = $2
+				JOIN repository_blob rb ON rb.repository_id = r.id AND rb.blob_id = b.id
+				WHERE r.name = $1`, string(from), d.String()).Scan(&blob)
+		} else {
+			err = t.queryRow(`SELECT b.id FROM blob b WHERE b.digest = $1
+				AND EXISTS (SELECT 1 FROM repository_blob rb WHERE rb.blob_id = b.id)`, d.String()).Scan(&blob)
+		}
+		if err != nil {
+			return err
+		}
+		repo, err := t.makeRepository(into, now)
+		if err != nil {
+			return err
+		}
+		return t.linkBlob(into, repo, blob, d, now)
+	})
+}
+
+// linkBlob gives a repository a blob, or begins the grace period of one that it
+// has anew, and hands the blob to the manifests that were waiting for it.
+func (t *tx) linkBlob(r oci.Repository, repo, blob int64, d oci.Digest, now time.Time) error {
+	t.touch(r)
+	if _, err := t.exec(`INSERT INTO repository_blob (repository_id, blob_id, unreferenced_since) VALUES ($1, $2, $3)
+		ON CONFLICT (repository_id, blob_id) DO UPDATE SET unreferenced_since = excluded.unreferenced_since
+		WHERE repository_blob.unreferenced_since IS NOT NULL`, repo, blob, now.UnixMilli()); err != nil {
+		return err
+	}
+	waiting, err := t.exec(`INSERT INTO manifest_blob (manifest_id, blob_id, repository_id)
+		SELECT manifest_id, $3, repository_id FROM manifest_missing_blob
+		WHERE repository_id = $1 AND digest = $2`, repo, d.String(), blob)
+	if err != nil || waiting == 0 {
+		return err
+	}
+	if _, err := t.exec(`DELETE FROM manifest_missing_blob WHERE repository_id = $1 AND digest = $2`, repo, d.String()); err != nil {
+		return err
+	}
+	_, err = t.exec(`UPDATE repository_blob SET unreferenced_since = NULL WHERE repository_id = $1 AND blob_id = $2`, repo, blob)
+	return err
+}
+
+// DeleteBlob takes a blob from a repository. It returns ErrNotFound if the
+// repository has none of that digest, ErrReferenced if a manifest there needs it.
+func (db *DB) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest, now time.Time) error {
+	return db.update(ctx, func(t *tx) error {
+		var repo, blob int64
+		if err := t.queryRow(`SELECT r.id, b.id FROM repository r
+			JOIN blob b ON b.digest = $2
+			JOIN repository_blob rb ON rb.repository_id = r.id AND rb.blob_id = b.id
+			WHERE r.name = $1`, string(r), d.String()).Scan(&repo, &blob); err != nil {
+			return err
+		}
+		t.touch(r)
+		if err := t.unlinkBlob(repo, blob, now); err != nil {
+			return err
+		}
+		_, err := t.dropIfEmpty(repo)
+		return err
+	})
+}
+
+// unlinkBlob takes a blob from a repository, or fails with ErrReferenced because the
+// foreign key forbids it. With its last link the blob goes, and its bytes are doomed.
+func (t *tx) unlinkBlob(repo, blob int64, now time.Time) error {
+	if _, err := t.exec(`DELETE FROM repository_blob WHERE repository_id = $1 AND blob_id = $2`, repo, blob); err != nil {
+		if isForeignKey(err) {
+			return ErrReferenced
+		}
+		return err
+	}
+	var key string
+	err := t.queryRow(`DELETE FROM blob WHERE id = $1
+		AND NOT EXISTS (SELECT 1 FROM repository_blob WHERE blob_id = $1)
+		RETURNING storage_key`, blob).Scan(&key)
+	if errors.Is(err, ErrNotFound) {
+		return nil // another repository has it
+	}
+	if err != nil {
+		return err
+	}
+	return t.doom(key, now)
+}
+
+// doom orders the deletion of an object's bytes.
+func (t *tx) doom(key string, now time.Time) error {
+	_, err := t.exec(`INSERT INTO doomed_object (storage_key, since) VALUES ($1, $2)
+		ON CONFLICT (storage_key) DO NOTHING`, key, now.UnixMilli())
+	return err
+}
+
+// Totals returns how many blobs there are and how many bytes they hold.
+func (db *DB) Totals(ctx context.Context) (blobs, bytes int64, err error) {
+	err = db.queryRow(ctx, `SELECT blobs, bytes FROM total`).Scan(&blobs, &bytes)
+	return blobs, bytes, err
+}

@@ -1,0 +1,160 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// Doom orders the deletion of an object that no row speaks of.
+func (db *DB) Doom(ctx context.Context, key string, now time.Time) error {
+	return db.update(ctx, func(t *tx) error { return t.doom(key, now) })
+}
+
+// Doomed returns up to n objects whose bytes are to be deleted.
+func (db *DB) Doomed(ctx context.Context, n int) ([]string, error) {
+	return db.names(ctx, n, `SELECT storage_key FROM doomed_object ORDER BY storage_key LIMIT $1`, n)
+}
+
+// Buried tells that the bytes of objects are gone for sure.
+func (db *DB) Buried(ctx context.Context, keys []string) error {
+	return db.update(ctx, func(t *tx) error {
+		for _, k := range keys {
+			if _, err := t.exec(`DELETE FROM doomed_object WHERE storage_key = $1`, k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// UnreferencedBlob is a link from a repository to a blob that no manifest there needs.
+type UnreferencedBlob struct {
+	Repository oci.Repository
+	Digest     oci.Digest
+	Size       int64
+	Since      time.Time
+
+	repo, blob int64
+}
+
+// UnreferencedBlobs returns up to n links that have been unreferenced since
+// before the given time, oldest first.
+func (db *DB) UnreferencedBlobs(ctx context.Context, before time.Time, n int) ([]UnreferencedBlob, error) {
+	var found []UnreferencedBlob
+	err := db.query(ctx, func(scan func(...any) error) error {
+		var u UnreferencedBlob
+		var digest string
+		var since int64
+		if err := scan(&u.repo, &u.blob, &u.Repository, &digest, &u.Size, &since); err != nil {
+			return err
+		}
+		u.Since = time.UnixMilli(since)
+		if err := u.Digest.UnmarshalText([]byte(digest)); err != nil {
+			return err
+		}
+		found = append(found, u)
+		return nil
+	}, `SELECT rb.repository_id, rb.blob_id, r.name, b.digest, b.size, rb.unreferenced_since
+		FROM repository_blob rb
+		JOIN repository r ON r.id = rb.repository_id
+		JOIN blob b ON b.id = rb.blob_id
+		WHERE rb.unreferenced_since < $1
+		ORDER BY rb.unreferenced_since LIMIT $2`, before.UnixMilli(), n)
+	return found, err
+}
+
+// Collected says what CollectBlobs did.
+type Collected struct {
+	Links, Blobs, Bytes, Repositories int64
+}
+
+// CollectBlobs deletes links that are still unreferenced since before the given
+// time; blobs that have no link left, whose bytes are doomed; and repositories that are left
+// empty. A push that came first keeps what it holds: its row no longer matches,
+// or the foreign key forbids the delete.
+func (db *DB) CollectBlobs(ctx context.Context, links []UnreferencedBlob, before, now time.Time) (Collected, error) {
+	var c Collected
+	err := db.update(ctx, func(t *tx) error {
+		for _, l := range links {
+			var one int
+			err := t.queryRow(`SELECT 1 FROM repository_blob WHERE repository_id = $1 AND blob_id = $2
+				AND unreferenced_since < $3`, l.repo, l.blob, before.UnixMilli()).Scan(&one)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if err := t.unlinkBlob(l.repo, l.blob, now); errors.Is(err, ErrReferenced) {
+				continue
+			} else if err != nil {
+				return err
+			}
+			t.touch(l.Repository)
+			c.Links++
+			err = t.queryRow(`SELECT 1 FROM blob WHERE id = $1`, l.blob).Scan(&one)
+			if errors.Is(err, ErrNotFound) {
+				c.Blobs++
+				c.Bytes += l.Size
+			} else if err != nil {
+				return err
+			}
+			n, err := t.dropIfEmpty(l.repo)
+			if err != nil {
+				return err
+			}
+			c.Repositories += n
+		}
+		return nil
+	})
+	return c, err
+}
+
+// ExpireUploads ends up to n sessions that nobody has used since before the
+// given time and dooms their bytes. It returns how many there were.
+func (db *DB) ExpireUploads(ctx context.Context, before time.Time, n int, now time.Time) (int, error) {
+	ended := 0
+	err := db.update(ctx, func(t *tx) error {
+		type upload struct {
+			id  string
+			key *string
+		}
+		var found []upload
+		if err := t.query(func(scan func(...any) error) error {
+			var u upload
+			if err := scan(&u.id, &u.key); err != nil {
+				return err
+			}
+			found = append(found, u)
+			return nil
+		}, `SELECT id, storage_key FROM upload WHERE updated_at < $1 ORDER BY updated_at LIMIT $2`, before.UnixMilli(), n); err != nil {
+			return err
+		}
+		for _, u := range found {
+			if u.key != nil {
+				if err := t.doom(*u.key, now); err != nil {
+					return err
+				}
+			}
+			if _, err := t.exec(`DELETE FROM upload WHERE id = $1`, u.id); err != nil {
+				return err
+			}
+		}
+		ended = len(found)
+		return nil
+	})
+	return ended, err
+}
+
+// KnownKey tells whether a row speaks of the object: a blob, an upload, or one
+// that is doomed already.
+func (db *DB) KnownKey(ctx context.Context, key string) (bool, error) {
+	var known bool
+	err := db.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM blob WHERE storage_key = $1)
+		OR EXISTS (SELECT 1 FROM upload WHERE storage_key = $1)
+		OR EXISTS (SELECT 1 FROM doomed_object WHERE storage_key = $1)`, key).Scan(&known)
+	return known, err
+}

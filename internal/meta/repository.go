@@ -1,0 +1,84 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// RepositoryExists tells whether anything was ever pushed to the repository and
+// not all of it has been collected.
+func (db *DB) RepositoryExists(ctx context.Context, r oci.Repository) (bool, error) {
+	_, err := db.repositoryID(ctx, r)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (db *DB) repositoryID(ctx context.Context, r oci.Repository) (int64, error) {
+	var id int64
+	err := db.queryRow(ctx, `SELECT id FROM repository WHERE name = $1`, string(r)).Scan(&id)
+	return id, err
+}
+
+// Repositories returns up to n names after the given one, in ASCII order, of
+// repositories that hold a manifest.
+func (db *DB) Repositories(ctx context.Context, after string, n int) ([]string, error) {
+	return db.names(ctx, n, `SELECT name FROM repository r WHERE name > $1
+		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository_id = r.id)
+		ORDER BY name LIMIT $2`, after, n)
+}
+
+// SearchRepositories returns up to n names of repositories that hold a manifest
+// and whose name contains term, in ASCII order after the given name.
+func (db *DB) SearchRepositories(ctx context.Context, term, after string, n int) ([]string, error) {
+	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
+	return db.names(ctx, n, `SELECT name FROM repository r WHERE name > $1 AND name LIKE $2 ESCAPE '\'
+		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository_id = r.id)
+		ORDER BY name LIMIT $3`, after, pattern, n)
+}
+
+// names collects one column of text.
+func (db *DB) names(ctx context.Context, n int, text string, args ...any) ([]string, error) {
+	names := make([]string, 0, min(n, 1000))
+	var name string
+	err := db.query(ctx, func(scan func(...any) error) error {
+		if err := scan(&name); err != nil {
+			return err
+		}
+		names = append(names, name)
+		return nil
+	}, text, args...)
+	return names, err
+}
+
+// repositoryID finds a repository's row, or ErrNotFound.
+func (t *tx) repositoryID(r oci.Repository) (int64, error) {
+	var id int64
+	err := t.queryRow(`SELECT id FROM repository WHERE name = $1`, string(r)).Scan(&id)
+	return id, err
+}
+
+// makeRepository finds a repository's row or makes it.
+func (t *tx) makeRepository(r oci.Repository, now time.Time) (int64, error) {
+	id, err := t.repositoryID(r)
+	if !errors.Is(err, ErrNotFound) {
+		return id, err
+	}
+	if _, err := t.exec(`INSERT INTO repository (name, created_at) VALUES ($1, $2)
+		ON CONFLICT (name) DO NOTHING`, string(r), now.UnixMilli()); err != nil {
+		return 0, err
+	}
+	return t.repositoryID(r)
+}
+
+// dropIfEmpty deletes a repository that holds nothing any more and returns how many it were.
+func (t *tx) dropIfEmpty(repo int64) (int64, error) {
+	return t.exec(`DELETE FROM repository WHERE id = $1
+		AND NOT EXISTS (SELECT 1 FROM repository_blob WHERE repository_id = $1)
+		AND NOT EXISTS (SELECT 1 FROM manifest WHERE repository_id = $1)`, repo)
+}

@@ -1,0 +1,93 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// Upload is a session that holds bytes.
+type Upload struct {
+	ID         string
+	Repository oci.Repository
+	Key        string // of the blob store
+	Size       int64  // bytes that are durable
+	Algorithm  oci.Algorithm
+	HashState  []byte // of the running hash after Size bytes
+	StoreState []byte // what else the blob store needs
+	Updated    time.Time
+}
+
+// ErrCancelled: the upload session was cancelled or has ended.
+var ErrCancelled = errors.New("upload cancelled")
+
+// Upload returns a session; ErrNotFound if it holds no bytes, ErrCancelled if it was cancelled.
+func (db *DB) Upload(ctx context.Context, r oci.Repository, id string) (*Upload, error) {
+	u := &Upload{ID: id, Repository: r}
+	var key *string
+	var updated int64
+	err := db.queryRow(ctx, `SELECT storage_key, size, algorithm, hash_state, store_state, updated_at
+		FROM upload WHERE id = $1 AND repository = $2`, id, string(r)).
+		Scan(&key, &u.Size, &u.Algorithm, &u.HashState, &u.StoreState, &updated)
+	if err != nil {
+		return nil, err
+	}
+	if key == nil {
+		return nil, ErrCancelled
+	}
+	u.Key = *key
+	u.Updated = time.UnixMilli(updated)
+	return u, nil
+}
+
+// SaveUpload stores how far a session has come. With first, the session must not have a
+// row yet; else it must. ErrCancelled says that it was cancelled or expired meanwhile.
+func (db *DB) SaveUpload(ctx context.Context, u *Upload, first bool) error {
+	return db.update(ctx, func(t *tx) error {
+		text := `UPDATE upload SET size = $4, hash_state = $6, store_state = $7, updated_at = $8
+			WHERE id = $1 AND repository = $2 AND storage_key = $3 AND algorithm = $5`
+		if first {
+			text = `INSERT INTO upload (id, repository, storage_key, size, algorithm, hash_state, store_state, updated_at, created_at)
+				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8) ON CONFLICT DO NOTHING`
+		}
+		n, err := t.exec(text, u.ID, string(u.Repository), u.Key, u.Size, string(u.Algorithm), u.HashState, u.StoreState, u.Updated.UnixMilli())
+		if err == nil && n == 0 {
+			err = ErrCancelled
+		}
+		return err
+	})
+}
+
+// CancelUpload ends a session and dooms its bytes. A session without a row gets
+// one that says so until it expires. Cancelling again returns ErrCancelled.
+func (db *DB) CancelUpload(ctx context.Context, r oci.Repository, id string, alg oci.Algorithm, now time.Time) error {
+	return db.update(ctx, func(t *tx) error {
+		var key *string
+		err := t.queryRow(`SELECT storage_key FROM upload WHERE id = $1 AND repository = $2`, id, string(r)).Scan(&key)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			_, err := t.exec(`INSERT INTO upload (id, repository, storage_key, size, algorithm, created_at, updated_at)
+				VALUES ($1, $2, NULL, 0, $3, $4, $4)`, id, string(r), string(alg), now.UnixMilli())
+			return err
+		case err != nil:
+			return err
+		case key == nil:
+			return ErrCancelled
+		}
+		if err := t.doom(*key, now); err != nil {
+			return err
+		}
+		_, err = t.exec(`UPDATE upload SET storage_key = NULL, size = 0, hash_state = NULL, store_state = NULL, updated_at = $2
+			WHERE id = $1`, id, now.UnixMilli())
+		return err
+	})
+}
+
+// CountUploads returns how many sessions hold bytes.
+func (db *DB) CountUploads(ctx context.Context) (int64, error) {
+	var n int64
+	err := db.queryRow(ctx, `SELECT COUNT(*) FROM upload WHERE storage_key IS NOT NULL`).Scan(&n)
+	return n, err
+}

@@ -1,0 +1,135 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/berthregistry/berth/internal/meta"
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// Manifest returns a manifest by tag or digest (spec.md#pulling-manifests).
+// Without body, Body may be nil.
+func (g *Registry) Manifest(ctx context.Context, r oci.Repository, ref oci.Reference, body bool) (*meta.Manifest, error) {
+	m, err := g.db.Manifest(ctx, r, ref, body)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, g.manifestUnknown(ctx, r, ref)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s %s: %w", r, ref, err)
+	}
+	return m, nil
+}
+
+func (g *Registry) manifestUnknown(ctx context.Context, r oci.Repository, ref oci.Reference) error {
+	if there, err := g.db.RepositoryExists(ctx, r); err == nil && !there {
+		return nameUnknown(r)
+	}
+	if ref.IsDigest() {
+		return oci.Errorf(oci.CodeManifestUnknown, "repository %s has no manifest %s", r, ref)
+	}
+	return oci.Errorf(oci.CodeManifestUnknown, "repository %s has no tag %s", r, ref)
+}
+
+// Push is a manifest as a client sent it.
+type Push struct {
+	Repository  oci.Repository
+	Reference   oci.Reference
+	Tags        []oci.Tag // more tags, of a push by digest
+	ContentType string
+	Body        []byte
+	Actor       string
+	// Condition, if not nil, must answer true for the digest that the tag points to, zero if there is none.
+	Condition func(current oci.Digest) bool
+}
+
+// Pushed says what became of a Push.
+type Pushed struct {
+	Digest  oci.Digest
+	Subject oci.Digest // zero if the manifest has none
+	Absent  int        // how much of what the manifest names is not here, foreign layers aside
+}
+
+// PutManifest stores a manifest and sets its tags (spec.md#pushing-manifests).
+func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
+	parsed, err := oci.ParseManifest(p.ContentType, p.Body)
+	if err != nil {
+		return Pushed{}, err
+	}
+	alg := oci.SHA256
+	tags := p.Tags
+	if p.Reference.IsDigest() {
+		alg = p.Reference.Digest.Algorithm()
+	} else {
+		tags = append([]oci.Tag{p.Reference.Tag}, tags...)
+	}
+	digest := oci.DigestBytes(alg, p.Body)
+	if p.Reference.IsDigest() && digest != p.Reference.Digest {
+		return Pushed{}, oci.Errorf(oci.CodeDigestInvalid, "the manifest was pushed as %s, but its bytes are %s", p.Reference, digest)
+	}
+	sparse := g.opts.Sparse(p.Repository)
+	absent, err := g.db.PutManifest(ctx, meta.NewManifest{
+		Repository:    p.Repository,
+		Digest:        digest,
+		Parsed:        parsed,
+		Body:          p.Body,
+		Tags:          tags,
+		NeedBlobs:     sparse != SparseAll,
+		NeedManifests: sparse == SparseNone,
+		Condition:     p.Condition,
+		Origin:        meta.Origin{Actor: p.Actor, Method: "push"},
+		Now:           time.Now(),
+	})
+	if missing, ok := errors.AsType[*meta.MissingError](err); ok {
+		return Pushed{}, oci.Errorf(oci.CodeManifestBlobUnknown, "repository %s lacks %d of what the manifest names, such as %s: push it first",
+			p.Repository, len(missing.Digests), missing.Digests[0]).WithDetail(missing.Digests)
+	}
+	if errors.Is(err, meta.ErrCondition) {
+		return Pushed{}, oci.Errorf(oci.CodeDenied, "tag %s of %s is not what the request's condition says", p.Reference, p.Repository).
+			WithStatus(http.StatusPreconditionFailed)
+	}
+	if err != nil {
+		return Pushed{}, fmt.Errorf("put manifest %s@%s: %w", p.Repository, digest, refine(err))
+	}
+	pushed := Pushed{Digest: digest, Absent: absent}
+	if parsed.Subject != nil {
+		pushed.Subject = parsed.Subject.Digest
+	}
+	return pushed, nil
+}
+
+// DeleteManifest deletes a manifest with its tags, or a tag alone
+// (spec.md#deleting-tags, spec.md#deleting-manifests).
+func (g *Registry) DeleteManifest(ctx context.Context, r oci.Repository, ref oci.Reference, actor string) error {
+	if !g.opts.Delete {
+		return errDeleteOff
+	}
+	origin := meta.Origin{Actor: actor, Method: "delete"}
+	var err error
+	if ref.IsDigest() {
+		err = g.db.DeleteManifest(ctx, r, ref.Digest, origin, time.Now())
+	} else {
+		err = g.db.DeleteTag(ctx, r, ref.Tag, origin, time.Now())
+	}
+	if errors.Is(err, meta.ErrNotFound) {
+		return g.manifestUnknown(ctx, r, ref)
+	}
+	if err != nil {
+		return fmt.Errorf("delete %s %s: %w", r, ref, refine(err))
+	}
+	return nil
+}
+
+// Referrers returns a page of the manifests whose subject is d
+// (spec.md#listing-referrers): at most n, and at most about maxBytes of
+// annotations. An unknown subject has none.
+func (g *Registry) Referrers(ctx context.Context, r oci.Repository, d oci.Digest, artifactType string, after int64, n, maxBytes int) (found []meta.Referrer, more bool, err error) {
+	found, more, err = g.db.Referrers(ctx, r, d, artifactType, after, n, maxBytes)
+	if err != nil {
+		return nil, false, fmt.Errorf("referrers of %s@%s: %w", r, d, err)
+	}
+	return found, more, nil
+}

@@ -1,0 +1,194 @@
+// Package registry is the domain: push, pull, mount, tag, delete, referrers.
+//
+// What holds true: content is acknowledged only when it is verified and durable, bytes
+// in the blob store first, then one transaction in meta; bytes of a manifest are never
+// altered; every failure that a client caused is an *oci.Error that says what to do.
+// Changes to repositories, tags and manifests go through here only, the collector's deletes aside.
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/berthregistry/berth/internal/blob"
+	"github.com/berthregistry/berth/internal/meta"
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// Sparse says which parts of a manifest may be missing when it is pushed
+// (spec.md#push). Foreign layers and subjects may always be.
+type Sparse string
+
+// The settings of sparse content.
+const (
+	SparseNone  Sparse = "none"  // nothing else
+	SparseIndex Sparse = "index" // children of an index
+	SparseAll   Sparse = "all"   // children, configs and layers
+)
+
+// Options configure a Registry.
+type Options struct {
+	// Sparse tells the setting of a repository.
+	Sparse func(oci.Repository) Sparse
+	// Delete allows clients to delete tags, manifests and blobs.
+	Delete bool
+	// Grace is how long an unreferenced blob is kept after it was pushed or asked for.
+	Grace time.Duration
+	// UploadExpiry is how long an upload session lives without being used.
+	UploadExpiry time.Duration
+}
+
+// Registry serves one registry's content. It may be used concurrently.
+type Registry struct {
+	db    *meta.DB
+	store blob.Store
+	opts  Options
+	key   []byte // signs upload sessions
+
+	mu     sync.Mutex
+	active map[string]*receiving // by upload ID, in this process
+}
+
+// New returns the registry over db and store.
+func New(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (*Registry, error) {
+	fresh := make([]byte, 32)
+	rand.Read(fresh)
+	key, err := db.SettingOr(ctx, "upload_key", fresh)
+	if err != nil {
+		return nil, fmt.Errorf("read the key of upload sessions: %w", err)
+	}
+	return &Registry{db: db, store: store, opts: opts, key: key, active: make(map[string]*receiving)}, nil
+}
+
+// noSpace is how a full disk is told: pushes get it while pulls go on.
+var noSpace = oci.Errorf(oci.CodeUnknown, "the registry's storage is full: nothing can be pushed until the operator makes room; pulls go on").
+	WithStatus(http.StatusInsufficientStorage)
+
+// refine turns failures that the client should hear of into an *oci.Error.
+func refine(err error) error {
+	if errors.Is(err, blob.ErrNoSpace) || meta.IsFull(err) {
+		return noSpace
+	}
+	return err
+}
+
+var errDeleteOff = oci.Errorf(oci.CodeUnsupported, "deleting is switched off on this registry")
+
+// Blob returns a blob that the repository has, for a pull.
+func (g *Registry) Blob(ctx context.Context, r oci.Repository, d oci.Digest) (*meta.Blob, error) {
+	b, err := g.db.Blob(ctx, r, d)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, blobUnknown(r, d)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("blob %s@%s: %w", r, d, err)
+	}
+	return b, nil
+}
+
+// CheckBlob returns a blob for a client that may rely on its being there: who
+// asks before a push gets time to name it in a manifest.
+func (g *Registry) CheckBlob(ctx context.Context, r oci.Repository, d oci.Digest) (*meta.Blob, error) {
+	b, err := g.Blob(ctx, r, d)
+	if err != nil {
+		return nil, err
+	}
+	if !b.UnreferencedSince.IsZero() && time.Since(b.UnreferencedSince) > g.opts.Grace/2 {
+		err := g.db.TouchBlob(ctx, r, d, time.Now())
+		if errors.Is(err, meta.ErrNotFound) {
+			return nil, blobUnknown(r, d)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("touch blob %s@%s: %w", r, d, refine(err))
+		}
+	}
+	return b, nil
+}
+
+// OpenBlob opens a blob's bytes.
+func (g *Registry) OpenBlob(ctx context.Context, r oci.Repository, b *meta.Blob) (blob.Reader, error) {
+	rd, err := g.store.Open(ctx, b.Key)
+	if errors.Is(err, blob.ErrNotFound) {
+		// The bytes go after the row: a blob deleted since it was looked up is simply not there.
+		if _, again := g.Blob(ctx, r, b.Digest); again != nil {
+			return nil, again
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open blob %s@%s: %w", r, b.Digest, err)
+	}
+	return rd, nil
+}
+
+// DeleteBlob takes a blob from a repository (spec.md#deleting-blobs).
+func (g *Registry) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest) error {
+	if !g.opts.Delete {
+		return errDeleteOff
+	}
+	err := g.db.DeleteBlob(ctx, r, d, time.Now())
+	switch {
+	case errors.Is(err, meta.ErrNotFound):
+		return blobUnknown(r, d)
+	case errors.Is(err, meta.ErrReferenced):
+		return oci.Errorf(oci.CodeUnsupported, "blob %s is needed by a manifest of %s: delete the manifest first", d, r)
+	case err != nil:
+		return fmt.Errorf("delete blob %s@%s: %w", r, d, refine(err))
+	}
+	return nil
+}
+
+// MountBlob gives repository into a blob that from has, or that any repository
+// has if from is empty (spec.md#mounting-a-blob-from-another-repository). It returns false if there is none.
+func (g *Registry) MountBlob(ctx context.Context, into, from oci.Repository, d oci.Digest) (bool, error) {
+	err := g.db.MountBlob(ctx, into, from, d, time.Now())
+	if errors.Is(err, meta.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("mount %s@%s: %w", into, d, refine(err))
+	}
+	return true, nil
+}
+
+// Tags returns up to n tags after the given one, in ASCII order.
+func (g *Registry) Tags(ctx context.Context, r oci.Repository, after string, n int) ([]string, error) {
+	tags, err := g.db.Tags(ctx, r, after, n)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, nameUnknown(r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tags of %s: %w", r, err)
+	}
+	return tags, nil
+}
+
+// Repositories returns up to n names of repositories after the given one, in ASCII order.
+func (g *Registry) Repositories(ctx context.Context, after string, n int) ([]string, error) {
+	names, err := g.db.Repositories(ctx, after, n)
+	if err != nil {
+		return nil, fmt.Errorf("list repositories: %w", err)
+	}
+	return names, nil
+}
+
+// Search returns up to n names of repositories that contain term.
+func (g *Registry) Search(ctx context.Context, term string, n int) ([]string, error) {
+	names, err := g.db.SearchRepositories(ctx, term, "", n)
+	if err != nil {
+		return nil, fmt.Errorf("search repositories: %w", err)
+	}
+	return names, nil
+}
+
+func blobUnknown(r oci.Repository, d oci.Digest) error {
+	return oci.Errorf(oci.CodeBlobUnknown, "repository %s has no blob %s", r, d)
+}
+
+func nameUnknown(r oci.Repository) error {
+	return oci.Errorf(oci.CodeNameUnknown, "there is no repository %s", r)
+}

@@ -1,0 +1,372 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/berthregistry/berth/internal/blob"
+	"github.com/berthregistry/berth/internal/meta"
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+const (
+	// checkpointBytes and checkpointAfter say how much of a body at most is sent again
+	// after a crash. The collector also relies on the time: an object that
+	// is older and has no row belongs to nobody.
+	checkpointBytes = 64 << 20
+	checkpointAfter = 10 * time.Minute
+	// maxRowless is how long an upload may go without a row. Only a machine that was
+	// suspended meanwhile gets there; the collector may have swept the object then.
+	maxRowless = 30 * time.Minute
+)
+
+// Body is what a client sends of a blob.
+type Body struct {
+	io.Reader
+	// First is the offset that the client says the bytes begin at, or -1.
+	First int64
+	// Interrupt makes a Read that waits fail. It may be called from any goroutine, until the request ends.
+	Interrupt func()
+}
+
+// OffsetError says that a client's bytes do not follow those that are here.
+type OffsetError struct{ Size int64 } // how many bytes are here
+
+// Error implements error.
+func (e *OffsetError) Error() string {
+	return fmt.Sprintf("the upload has %d bytes", e.Size)
+}
+
+// BodyError says that a client's body did not arrive whole. What did is kept.
+type BodyError struct{ Err error }
+
+// Error implements error.
+func (e *BodyError) Error() string { return "read the body: " + e.Err.Error() }
+
+// Unwrap returns the failure of the reader.
+func (e *BodyError) Unwrap() error { return e.Err }
+
+// receiving is a request that is sending the bytes of a session.
+type receiving struct {
+	interrupt func()
+	done      chan struct{}
+}
+
+// acquire makes the caller the only one who sends to a session. One that is at
+// it is interrupted: its client has lost the connection and the server has not noticed.
+func (g *Registry) acquire(ctx context.Context, id string, interrupt func()) (release func(), err error) {
+	mine := &receiving{interrupt: interrupt, done: make(chan struct{})}
+	for {
+		g.mu.Lock()
+		other := g.active[id]
+		if other == nil {
+			g.active[id] = mine
+			g.mu.Unlock()
+			return func() {
+				g.mu.Lock()
+				delete(g.active, id)
+				g.mu.Unlock()
+				close(mine.done)
+			}, nil
+		}
+		g.mu.Unlock()
+		other.interrupt()
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// find returns a session's row, nil if it holds no bytes yet.
+func (g *Registry) find(ctx context.Context, s Session) (*meta.Upload, error) {
+	u, err := g.db.Upload(ctx, s.Repository, s.ID)
+	switch {
+	case errors.Is(err, meta.ErrNotFound):
+		if time.Since(s.Started) > g.opts.UploadExpiry {
+			return nil, uploadUnknown(s)
+		}
+		return nil, nil
+	case errors.Is(err, meta.ErrCancelled):
+		return nil, uploadUnknown(s)
+	case err != nil:
+		return nil, fmt.Errorf("upload %s: %w", s.ID, err)
+	}
+	return u, nil
+}
+
+// UploadSize returns how many bytes of a session are here (spec.md#pushing-a-blob-in-chunks, end-13).
+func (g *Registry) UploadSize(ctx context.Context, s Session) (int64, error) {
+	row, err := g.find(ctx, s)
+	if err != nil || row == nil {
+		return 0, err
+	}
+	return row.Size, nil
+}
+
+// CancelUpload ends a session (spec.md#cancel-a-blob-upload).
+func (g *Registry) CancelUpload(ctx context.Context, s Session) error {
+	release, err := g.acquire(ctx, s.ID, func() {})
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err := g.find(ctx, s); err != nil {
+		return err
+	}
+	err = g.db.CancelUpload(ctx, s.Repository, s.ID, s.Algorithm, time.Now())
+	if errors.Is(err, meta.ErrCancelled) {
+		return uploadUnknown(s)
+	}
+	if err != nil {
+		return fmt.Errorf("cancel upload %s: %w", s.ID, refine(err))
+	}
+	return nil
+}
+
+// AppendUpload adds bytes to a session and returns how many it has now, all durable.
+// It fails with an *OffsetError if the bytes do not follow, and leaves the session as it is.
+// What came before a failure of the body is kept: the client can go on.
+func (g *Registry) AppendUpload(ctx context.Context, s Session, body Body) (int64, error) {
+	release, err := g.acquire(ctx, s.ID, body.Interrupt)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	row, err := g.find(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	in, err := g.open(ctx, s, row, body)
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	if err := in.receive(ctx, body); err != nil {
+		return 0, err
+	}
+	if err := in.suspend(ctx); err != nil {
+		return 0, err
+	}
+	return in.Size(), nil
+}
+
+// FinishUpload adds the last bytes to a session, if there are any, and makes it
+// a blob of the repository.
+func (g *Registry) FinishUpload(ctx context.Context, s Session, d oci.Digest, body Body) error {
+	release, err := g.acquire(ctx, s.ID, body.Interrupt)
+	if err != nil {
+		return err
+	}
+	defer release()
+	row, err := g.find(ctx, s)
+	if err != nil {
+		return err
+	}
+	if row == nil {
+		s.Algorithm = d.Algorithm() // nothing has been hashed yet
+	}
+	in, err := g.open(ctx, s, row, body)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := in.receive(ctx, body); err != nil {
+		return err
+	}
+	if row == nil && in.Size() == 0 && d != in.Digest() {
+		// A client that did not get the answer to its closing PUT asks again.
+		if _, err := g.CheckBlob(ctx, s.Repository, d); err == nil {
+			in.Abort()
+			return nil
+		}
+	}
+	return in.finish(ctx, d)
+}
+
+// PutBlob stores a blob that is sent in one request (spec.md#single-post).
+func (g *Registry) PutBlob(ctx context.Context, r oci.Repository, d oci.Digest, body Body) error {
+	in, err := g.open(ctx, g.StartUpload(r, d.Algorithm()), nil, body)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := in.receive(ctx, body); err != nil {
+		return err
+	}
+	return in.finish(ctx, d)
+}
+
+// incoming is a blob whose bytes are arriving.
+type incoming struct {
+	*blob.Upload
+	g       *Registry
+	session Session
+	row     *meta.Upload // nil while there is none
+	opened  time.Time    // by the wall clock, which goes on while the machine is suspended
+}
+
+// open begins or continues the bytes of a session.
+func (g *Registry) open(ctx context.Context, s Session, row *meta.Upload, body Body) (*incoming, error) {
+	in := &incoming{g: g, session: s, row: row, opened: time.Now().Round(0)}
+	var size int64
+	if row != nil {
+		size = row.Size
+	}
+	if body.First >= 0 && body.First != size {
+		return nil, &OffsetError{size}
+	}
+	if row == nil {
+		w, err := g.store.Create(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("begin a blob of %s: %w", s.Repository, refine(err))
+		}
+		in.Upload = blob.NewUpload(w, s.Algorithm)
+		return in, nil
+	}
+	in.session.Algorithm = row.Algorithm
+	w, err := g.store.Resume(ctx, blob.State{Key: row.Key, Size: row.Size, Data: row.StoreState})
+	if errors.Is(err, blob.ErrNotFound) {
+		return nil, uploadUnknown(s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("resume upload %s: %w", s.ID, refine(err))
+	}
+	in.Upload, err = blob.ResumeUpload(w, row.Algorithm, row.HashState)
+	if err != nil {
+		w.Close()
+		return nil, fmt.Errorf("resume upload %s: %w", s.ID, err)
+	}
+	return in, nil
+}
+
+// save stores where a session stands.
+func (in *incoming) save(ctx context.Context, state blob.State, hash []byte) error {
+	row := &meta.Upload{
+		ID:         in.session.ID,
+		Repository: in.session.Repository,
+		Key:        state.Key,
+		Size:       state.Size,
+		Algorithm:  in.session.Algorithm,
+		HashState:  hash,
+		StoreState: state.Data,
+		Updated:    time.Now(),
+	}
+	err := in.g.db.SaveUpload(context.WithoutCancel(ctx), row, in.row == nil)
+	if errors.Is(err, meta.ErrCancelled) {
+		if in.row == nil {
+			in.g.store.Delete(ctx, state.Key) // else whoever ended the session has doomed it
+		}
+		return uploadUnknown(in.session)
+	}
+	if err != nil {
+		return fmt.Errorf("save upload %s: %w", in.session.ID, refine(err))
+	}
+	in.row = row
+	return nil
+}
+
+// receive takes the body in. What came before a failure of the body is kept, if the
+// client can go on from it.
+func (in *incoming) receive(ctx context.Context, body Body) error {
+	in.CheckpointEvery(checkpointBytes, in.save)
+	_, err := in.ReadFrom(ctx, body)
+	if err == nil {
+		return nil
+	}
+	broken, ok := errors.AsType[*blob.ReadError](err)
+	if !ok {
+		if in.row == nil {
+			in.Abort()
+		}
+		return fmt.Errorf("receive upload %s: %w", in.session.ID, refine(err))
+	}
+	if in.row == nil && in.Size() == 0 {
+		in.Abort()
+	} else if err := in.suspend(ctx); err != nil {
+		return err
+	}
+	return &BodyError{broken.Err}
+}
+
+// suspend makes what has arrived durable and the session ready to go on.
+func (in *incoming) suspend(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx) // a client that left may come back
+	state, hash, err := in.Suspend(ctx)
+	if err != nil {
+		return fmt.Errorf("suspend upload %s: %w", in.session.ID, refine(err))
+	}
+	return in.save(ctx, state, hash)
+}
+
+// finish verifies the digest and commits. The steps, and what a crash after each of
+// them leaves: the bytes durable (an object without a row, which the collector
+// sweeps, or a session that can go on), then the row (the blob).
+func (in *incoming) finish(ctx context.Context, d oci.Digest) error {
+	g, s := in.g, in.session
+	// From here on the outcome must not depend on whether the client waits for it.
+	ctx = context.WithoutCancel(ctx)
+	got := in.Digest()
+	if d.Algorithm() == in.session.Algorithm && got != d {
+		in.discard(ctx)
+		return digestMismatch(d, got)
+	}
+	key, size := in.Key(), in.Size()
+	if err := in.Commit(ctx); err != nil {
+		in.discard(ctx)
+		return fmt.Errorf("commit blob %s@%s: %w", s.Repository, d, refine(err))
+	}
+	if d.Algorithm() != in.session.Algorithm {
+		// The session was begun for another algorithm than its end names.
+		var err error
+		if got, _, err = blob.HashObject(ctx, g.store, key, d.Algorithm()); err != nil {
+			in.discard(ctx)
+			return fmt.Errorf("hash blob %s@%s: %w", s.Repository, d, err)
+		}
+		if got != d {
+			in.discard(ctx)
+			return digestMismatch(d, got)
+		}
+	}
+	if in.row == nil && time.Now().Round(0).Sub(in.opened) > maxRowless {
+		in.discard(ctx)
+		return uploadUnknown(s)
+	}
+	n := meta.NewBlob{Repository: s.Repository, Digest: d, Size: size, Key: key, Now: time.Now()}
+	if in.row != nil {
+		n.Upload = s.ID
+	}
+	err := g.db.CommitBlob(ctx, n)
+	if errors.Is(err, meta.ErrNotFound) {
+		return uploadUnknown(s)
+	}
+	if err != nil {
+		// Whether the row is there is not known after a failed commit, so the bytes stay;
+		// if it is not, the collector sweeps them.
+		return fmt.Errorf("commit blob %s@%s: %w", s.Repository, d, refine(err))
+	}
+	return nil
+}
+
+// discard ends a session whose bytes are worth nothing.
+func (in *incoming) discard(ctx context.Context) {
+	key := in.Key()
+	in.Abort()
+	if in.row != nil {
+		in.g.db.CancelUpload(ctx, in.session.Repository, in.session.ID, in.session.Algorithm, time.Now())
+		return
+	}
+	in.g.store.Delete(ctx, key) // if this fails, the collector sweeps it
+}
+
+func digestMismatch(want, got oci.Digest) error {
+	return oci.Errorf(oci.CodeDigestInvalid, "the blob was pushed as %s, but its bytes are %s: send it again", want, got)
+}
+
+func uploadUnknown(s Session) error {
+	return oci.Errorf(oci.CodeBlobUploadUnknown, "there is no upload %s in %s: it has ended, was cancelled or has expired; begin a new one", s.ID, s.Repository)
+}

@@ -1,0 +1,179 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/bmatcuk/doublestar/v4"
+)
+
+// The types of settings read themselves from text, whichever place it comes
+// from. Their errors say what would be right, and leave the setting's name to
+// the caller.
+
+// Sparse says which manifests may lack content.
+type Sparse string
+
+// The values of Sparse.
+const (
+	SparseNone  Sparse = "none"
+	SparseIndex Sparse = "index"
+	SparseAll   Sparse = "all"
+)
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Sparse) UnmarshalText(b []byte) error {
+	return setOneOf(s, b, SparseNone, SparseIndex, SparseAll)
+}
+
+// LogLevel is the least severe level that is logged.
+type LogLevel string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *LogLevel) UnmarshalText(b []byte) error {
+	return setOneOf(l, b, "debug", "info", "warn", "error")
+}
+
+// Level returns the level for slog.
+func (l LogLevel) Level() slog.Level {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l)); err != nil {
+		return slog.LevelInfo // the zero Config
+	}
+	return level
+}
+
+// LogFormat is how log lines are written.
+type LogFormat string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (f *LogFormat) UnmarshalText(b []byte) error {
+	return setOneOf(f, b, "text", "json")
+}
+
+func setOneOf[T ~string](to *T, b []byte, allowed ...T) error {
+	if !slices.Contains(allowed, T(b)) {
+		var names []string
+		for _, a := range allowed {
+			names = append(names, string(a))
+		}
+		last := len(names) - 1
+		return fmt.Errorf("%q must be %s or %s", clip(b), strings.Join(names[:last], ", "), names[last])
+	}
+	*to = T(b)
+	return nil
+}
+
+// Network is a range of addresses, or one of them.
+type Network struct{ netip.Prefix }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (n *Network) UnmarshalText(b []byte) error {
+	if addr, err := netip.ParseAddr(string(b)); err == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
+		n.Prefix = netip.PrefixFrom(addr, addr.BitLen())
+		return nil
+	}
+	p, err := netip.ParsePrefix(string(b))
+	if err != nil || p.Addr().Is4In6() {
+		return fmt.Errorf("%q is neither an address nor a network: write 10.0.0.0/8, 10.1.2.3, fd00::/8 or the like", clip(b))
+	}
+	n.Prefix = p.Masked()
+	return nil
+}
+
+// URL is the root of the registry as clients see it, without a slash at the end,
+// or empty.
+type URL string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (u *URL) UnmarshalText(b []byte) error {
+	if len(b) == 0 {
+		*u = ""
+		return nil
+	}
+	p, err := url.Parse(string(b))
+	switch {
+	case err != nil || p.Scheme != "http" && p.Scheme != "https" || p.Hostname() == "":
+		return fmt.Errorf("%q is not a URL: write https://HOST or https://HOST:PORT", clip(b))
+	case p.User != nil:
+		return errors.New("a user name or password has no place here")
+	case p.Path != "" && p.Path != "/" || p.RawQuery != "" || p.ForceQuery || p.Fragment != "":
+		return fmt.Errorf("%q must end after the host: clients look for a registry at the path /v2/ only", clip(b))
+	}
+	*u = URL(p.Scheme + "://" + p.Host)
+	return nil
+}
+
+// Pattern matches names of repositories; see Config.Repositories.
+type Pattern string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Pattern) UnmarshalText(b []byte) error {
+	s := string(b)
+	switch {
+	case s == "":
+		return errors.New("the pattern is empty; ** matches every name")
+	case !doublestar.ValidatePattern(s):
+		return fmt.Errorf("%q is not a pattern: a bracket or brace is not closed", clip(b))
+	case strings.HasPrefix(s, "/") || strings.HasSuffix(s, "/") || strings.Contains(s, "//"),
+		strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(patternChars, r) }):
+		return fmt.Errorf("%q can match no name: a name is lower-case letters, digits, '.', '_' and '-', its parts separated by one '/'", clip(b))
+	}
+	*p = Pattern(s)
+	return nil
+}
+
+const patternChars = "abcdefghijklmnopqrstuvwxyz0123456789._-/*?[]{}^!,"
+
+// Secret is a setting that is never shown. As text it is "[hidden]".
+type Secret struct{ value string }
+
+// NewSecret returns a secret.
+func NewSecret(value string) Secret { return Secret{value} }
+
+// Reveal returns the secret itself.
+func (s Secret) Reveal() string { return s.value }
+
+// IsSet tells whether there is a secret.
+func (s Secret) IsSet() bool { return s.value != "" }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Secret) UnmarshalText(b []byte) error {
+	s.value = string(b)
+	return nil
+}
+
+const hidden = "[hidden]"
+
+// String, GoString, MarshalText and LogValue keep the secret out of whatever
+// prints a Config.
+func (s Secret) String() string {
+	if s.value == "" {
+		return ""
+	}
+	return hidden
+}
+
+// GoString implements fmt.GoStringer.
+func (s Secret) GoString() string { return fmt.Sprintf("server.Secret(%q)", s.String()) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// LogValue implements slog.LogValuer.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// clip shortens what stands in a configuration before it is put into a message.
+func clip(b []byte) string {
+	const limit = 100
+	if len(b) > limit {
+		return string(b[:limit]) + "…"
+	}
+	return string(b)
+}

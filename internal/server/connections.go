@@ -1,0 +1,111 @@
+package server
+
+import (
+	"container/list"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// connections bounds how many connections are open. It watches them through
+// http.Server.ConnState instead of wrapping them, so that the kernel can still copy
+// files to them.
+//
+// A connection waits from its beginning, or from the end of a request, until the
+// header of the next request is complete. When there is no room, the one that has
+// waited longest makes it: a client that sends its requests keeps its connection, however many
+// others only hold theirs open.
+type connections struct {
+	max     int
+	evicted atomic.Int64 // count of connections closed to make room
+
+	mu      sync.Mutex
+	room    sync.Cond                  // signalled when open shrinks, waiting grows or closed is set
+	open    map[net.Conn]*list.Element // with its place in waiting; nil while it works on a request
+	waiting list.List                  // of net.Conn, the longest first
+}
+
+func newConnections(limit int) *connections {
+	c := &connections{max: limit, open: make(map[net.Conn]*list.Element)}
+	c.room.L = &c.mu
+	return c
+}
+
+// count returns how many connections are open.
+func (c *connections) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.open)
+}
+
+// track is the server's ConnState hook.
+func (c *connections) track(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	place, known := c.open[conn]
+	if !known && state != http.StateNew {
+		return // already gone to make room
+	}
+	if place != nil {
+		c.waiting.Remove(place)
+	}
+	switch state {
+	case http.StateNew, http.StateIdle:
+		c.open[conn] = c.waiting.PushBack(conn)
+		c.room.Signal()
+	case http.StateActive:
+		c.open[conn] = nil
+	case http.StateHijacked, http.StateClosed:
+		delete(c.open, conn)
+		c.room.Signal()
+	}
+}
+
+// makeRoom returns when one more connection may be served, or with false when
+// stop says that none will be.
+func (c *connections) makeRoom(stopped func() bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.open) >= c.max && !stopped() {
+		oldest := c.waiting.Front()
+		if oldest == nil {
+			c.room.Wait() // all are at work, each within its timeouts
+			continue
+		}
+		conn := c.waiting.Remove(oldest).(net.Conn)
+		delete(c.open, conn)
+		c.evicted.Add(1)
+		_ = conn.Close()
+	}
+	return !stopped()
+}
+
+// limited is a listener whose connections are counted by c.
+type limited struct {
+	net.Listener
+	c      *connections
+	closed atomic.Bool
+}
+
+// Accept waits for a connection, and then for room for it.
+func (l *limited) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	if !l.c.makeRoom(l.closed.Load) {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+// Close also ends an Accept that waits for room.
+func (l *limited) Close() error {
+	l.closed.Store(true)
+	l.c.mu.Lock()
+	l.c.room.Broadcast()
+	l.c.mu.Unlock()
+	return l.Listener.Close()
+}
