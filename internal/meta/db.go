@@ -17,6 +17,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 
@@ -35,49 +36,83 @@ var (
 // DB is the database of one registry.
 type DB struct {
 	read   *sql.DB
-	writer *writer
+	writer *writer // nil if it is open for reading only
 	cache  *cache
 
 	mu    sync.RWMutex
 	stmts map[string]*sql.Stmt // of read, by text
 }
 
+const pragmas = "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+	"&_pragma=foreign_keys(ON)&_pragma=wal_autocheckpoint(2000)&_pragma=journal_size_limit(16777216)"
+
 // Open opens the SQLite database in the file at path, creates it if need be and brings its
 // schema up to date. It fails when a newer Berth has written the database.
 // The caller sees to it that no other process has it open for writing.
 func Open(ctx context.Context, path string) (*DB, error) {
-	const pragmas = "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=foreign_keys(ON)&_pragma=wal_autocheckpoint(2000)&_pragma=journal_size_limit(16777216)"
+	db, err := open(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	return db, nil
+}
+
+func open(ctx context.Context, path string) (*DB, error) {
 	write, err := sql.Open("sqlite", "file:"+path+pragmas+"&_pragma=cache_size(-8000)")
 	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
+		return nil, err
 	}
 	write.SetMaxOpenConns(1)
-	if err := migrate(ctx, write, "sqlite"); err != nil {
-		write.Close()
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	conn, err := write.Conn(ctx)
+	conn, err := func() (*sql.Conn, error) {
+		if err := migrate(ctx, write, "sqlite"); err != nil {
+			return nil, err
+		}
+		return write.Conn(ctx)
+	}()
 	if err != nil {
-		write.Close()
+		return nil, errors.Join(err, write.Close())
+	}
+	db, err := openRead(path)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close(), write.Close())
+	}
+	db.writer = newWriter(write, conn, db.cache)
+	return db, nil
+}
+
+// OpenReadOnly opens a database that exists and has the schema of this Berth. Methods that
+// change something fail. Another process may have it open for writing.
+func OpenReadOnly(ctx context.Context, path string) (*DB, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	db, err := openRead(path)
+	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
+	if err := checkVersion(ctx, db.read, "sqlite"); err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, errors.Join(err, db.Close()))
+	}
+	return db, nil
+}
+
+func openRead(path string) (*DB, error) {
 	read, err := sql.Open("sqlite", "file:"+path+pragmas+"&_pragma=query_only(ON)&_pragma=cache_size(-1000)")
 	if err != nil {
-		write.Close()
-		return nil, fmt.Errorf("open database %s: %w", path, err)
+		return nil, err
 	}
 	// More readers than cores gain nothing: a read waits for no disk in the usual case.
 	readers := max(4, runtime.GOMAXPROCS(0))
 	read.SetMaxOpenConns(readers)
 	read.SetMaxIdleConns(readers)
-	db := &DB{read: read, cache: newCache(), stmts: make(map[string]*sql.Stmt)}
-	db.writer = newWriter(write, conn, db.cache)
-	return db, nil
+	return &DB{read: read, cache: newCache(), stmts: make(map[string]*sql.Stmt)}, nil
 }
 
 // Close waits for the changes under way and closes the database.
 func (db *DB) Close() error {
+	if db.writer == nil {
+		return db.read.Close()
+	}
 	db.writer.close()
 	return errors.Join(db.read.Close(), db.writer.pool.Close())
 }

@@ -13,14 +13,52 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// migrate brings the schema up to date, forward only, in one transaction. A
-// migration's number is its place in the folder; one that has landed is never edited.
-func migrate(ctx context.Context, db *sql.DB, dialect string) error {
+// migrationNames lists a dialect's migrations in order.
+func migrationNames(dialect string) ([]string, error) {
 	names, err := fs.Glob(migrations, path.Join("migrations", dialect, "*.sql"))
+	slices.Sort(names)
+	return names, err
+}
+
+type rowQuerier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// schemaVersion returns how many of the migrations the database has.
+func schemaVersion(ctx context.Context, q rowQuerier, known int) (int, error) {
+	var version int
+	if err := q.QueryRowContext(ctx, `SELECT COALESCE(MAX(version), 0) FROM schema_migration`).Scan(&version); err != nil {
+		return 0, err
+	}
+	if version > known {
+		return 0, fmt.Errorf("the schema has version %d, this Berth knows versions up to %d: use the newer Berth that wrote it", version, known)
+	}
+	return version, nil
+}
+
+// checkVersion fails if the schema is not the one of this Berth.
+func checkVersion(ctx context.Context, db *sql.DB, dialect string) error {
+	names, err := migrationNames(dialect)
 	if err != nil {
 		return err
 	}
-	slices.Sort(names)
+	version, err := schemaVersion(ctx, db, len(names))
+	if err != nil {
+		return err
+	}
+	if version < len(names) {
+		return fmt.Errorf("the schema has version %d, this Berth needs version %d: start the server once, it brings the schema up to date", version, len(names))
+	}
+	return nil
+}
+
+// migrate brings the schema up to date, forward only, in one transaction. A
+// migration's number is its place in the folder; one that has landed is never edited.
+func migrate(ctx context.Context, db *sql.DB, dialect string) error {
+	names, err := migrationNames(dialect)
+	if err != nil {
+		return err
+	}
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
@@ -29,12 +67,9 @@ func migrate(ctx context.Context, db *sql.DB, dialect string) error {
 	if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS schema_migration (version INTEGER PRIMARY KEY)`); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	var version int
-	if err := tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(version), 0) FROM schema_migration`).Scan(&version); err != nil {
+	version, err := schemaVersion(ctx, tx, len(names))
+	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
-	}
-	if version > len(names) {
-		return fmt.Errorf("the schema has version %d, this Berth knows versions up to %d: use the newer Berth that wrote it", version, len(names))
 	}
 	if version == len(names) {
 		return nil

@@ -14,7 +14,10 @@ import (
 // maxGroup bounds how many changes share one transaction, so that none waits long.
 const maxGroup = 128
 
-var errClosed = errors.New("the database is closed")
+var (
+	errClosed   = errors.New("the database is closed")
+	errReadOnly = errors.New("the database is open for reading only")
+)
 
 // writer runs changes one after the other on the only connection that writes.
 // Changes that arrive while a transaction is being made durable share the next
@@ -72,6 +75,9 @@ func (w *writer) close() {
 // and has no effect. A context that ends before the change's turn comes prevents it.
 func (db *DB) update(ctx context.Context, do func(*tx) error) error {
 	w := db.writer
+	if w == nil {
+		return errReadOnly
+	}
 	c := &change{ctx: ctx, do: do, done: make(chan struct{})}
 	w.mu.RLock()
 	if w.closed {

@@ -40,6 +40,57 @@ type Platform struct {
 	OSVersion    string `json:"os.version,omitempty"`
 }
 
+// UnmarshalJSON implements json.Unmarshaler. It matches names as ParseManifest does.
+func (d *Descriptor) UnmarshalJSON(b []byte) error {
+	return decode(b, []field{
+		{"mediaType", &d.MediaType},
+		{"digest", &d.Digest},
+		{"size", &d.Size},
+		{"artifactType", &d.ArtifactType},
+		{"annotations", &d.Annotations},
+		{"urls", &d.URLs},
+		{"platform", &d.Platform},
+	})
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It matches names as ParseManifest does.
+func (p *Platform) UnmarshalJSON(b []byte) error {
+	return decode(b, []field{
+		{"architecture", &p.Architecture},
+		{"os", &p.OS},
+		{"variant", &p.Variant},
+		{"os.version", &p.OSVersion},
+	})
+}
+
+type field struct {
+	name string
+	into any
+}
+
+// decode reads fields of a JSON object by their exact names: encoding/json alone
+// would also take "Digest" for "digest".
+func decode(b []byte, fields []field) error {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(b, &object); err != nil {
+		return err
+	}
+	return decodeFields(object, fields)
+}
+
+func decodeFields(object map[string]json.RawMessage, fields []field) error {
+	for _, f := range fields {
+		raw, ok := object[f.name]
+		if !ok {
+			continue
+		}
+		if err := json.Unmarshal(raw, f.into); err != nil {
+			return fmt.Errorf("field %q: %w", f.name, err)
+		}
+	}
+	return nil
+}
+
 // Foreign tells whether the content is fetched from elsewhere, so that it may be
 // missing here: a non-distributable layer (image-spec layer.md#non-distributable-layers),
 // or Docker's foreign layer (manifest-v2-2.md).
@@ -74,7 +125,7 @@ func isIndex(mediaType string) bool {
 func ParseManifest(contentType string, body []byte) (*Manifest, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(body, &fields); err != nil {
-		return nil, Errorf(CodeManifestInvalid, "the manifest is not a JSON object: %v", err)
+		return nil, Errorf(CodeManifestInvalid, "the manifest is not a JSON object: %.300v", err)
 	}
 	if fields == nil {
 		return nil, Errorf(CodeManifestInvalid, "the manifest is not a JSON object")
@@ -89,10 +140,7 @@ func ParseManifest(contentType string, body []byte) (*Manifest, error) {
 		subject       *Descriptor
 		annotations   map[string]string
 	}
-	for _, f := range []struct {
-		name string
-		into any
-	}{
+	if err := decodeFields(fields, []field{
 		{"schemaVersion", &doc.schemaVersion},
 		{"mediaType", &doc.mediaType},
 		{"artifactType", &doc.artifactType},
@@ -101,18 +149,8 @@ func ParseManifest(contentType string, body []byte) (*Manifest, error) {
 		{"manifests", &doc.manifests},
 		{"subject", &doc.subject},
 		{"annotations", &doc.annotations},
-	} {
-		raw, ok := fields[f.name]
-		if !ok {
-			continue
-		}
-		if err := json.Unmarshal(raw, f.into); err != nil {
-			var e *Error
-			if errors.As(err, &e) {
-				return nil, Errorf(CodeManifestInvalid, "field %q of the manifest: %s", f.name, e.Message)
-			}
-			return nil, Errorf(CodeManifestInvalid, "field %q of the manifest: %v", f.name, err)
-		}
+	}); err != nil {
+		return nil, Errorf(CodeManifestInvalid, "the manifest cannot be read: %.300v", err) // it quotes what was sent
 	}
 
 	mediaType, err := manifestType(contentType, doc.mediaType, fields)

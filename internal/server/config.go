@@ -104,8 +104,9 @@ type Limits struct {
 	// told when to try again.
 	Uploads int `yaml:"uploads"`
 
-	// How many connections may be open. For one more, the connection that has waited longest
-	// without a complete request is closed; if all are at work, the new one waits.
+	// How many connections may be open, a quarter of them without a complete request. For one
+	// more, the connection that has waited longest is closed. If all are at work, the new
+	// one waits.
 	Connections int `yaml:"connections"`
 }
 
@@ -177,7 +178,7 @@ func Default() *Config {
 		DiskReserve: Reserve{Bytes: 1 << 30, Percent: 5},
 		Limits: Limits{
 			Manifest:    4 << 20,
-			Header:      64 << 10,
+			Header:      32 << 10,
 			Uploads:     256,
 			Connections: 4096,
 		},

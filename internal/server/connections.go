@@ -53,6 +53,9 @@ func (c *connections) track(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew, http.StateIdle:
 		c.open[conn] = c.waiting.PushBack(conn)
+		if c.waiting.Len() > max(c.max/4, 1) {
+			c.evict()
+		}
 		c.room.Signal()
 	case http.StateActive:
 		c.open[conn] = nil
@@ -63,22 +66,27 @@ func (c *connections) track(conn net.Conn, state http.ConnState) {
 }
 
 // makeRoom returns when one more connection may be served, or with false when
-// stop says that none will be.
+// stopped says that none will be.
 func (c *connections) makeRoom(stopped func() bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.open) >= c.max && !stopped() {
-		oldest := c.waiting.Front()
-		if oldest == nil {
+		if c.waiting.Len() == 0 {
 			c.room.Wait() // all are at work, each within its timeouts
 			continue
 		}
-		conn := c.waiting.Remove(oldest).(net.Conn)
-		delete(c.open, conn)
-		c.evicted.Add(1)
-		_ = conn.Close()
+		c.evict()
 	}
 	return !stopped()
+}
+
+// evict closes the connection that has waited longest. The server's goroutine, which reads from
+// it, does the rest.
+func (c *connections) evict() {
+	conn := c.waiting.Remove(c.waiting.Front()).(net.Conn)
+	delete(c.open, conn)
+	c.evicted.Add(1)
+	_ = conn.Close()
 }
 
 // limited is a listener whose connections are counted by c.

@@ -34,7 +34,6 @@ type Server struct {
 
 // Run serves the registry until ctx ends, then stops as Serve says.
 func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
-	tuneMemory()
 	s, err := New(ctx, cfg, log)
 	if err != nil {
 		return err

@@ -1,10 +1,11 @@
 package server
-import ("testing";"os";"net/http";"context";"log/slog";"os/signal";"syscall";"strings";"time";"io")
+import ("testing";"strconv";"runtime";"os";"net/http";"context";"log/slog";"os/signal";"syscall";"strings";"time";"io")
 func TestMain(m *testing.M){
  if os.Getenv("ZZ_SERVE")!="" {
   cfg:=Default(); cfg.Listen=Address(os.Getenv("ZZ_SERVE")); cfg.Data=os.Getenv("ZZ_DATA"); cfg.Metrics.Listen="127.0.0.1:7001"; cfg.Metrics.Profiles=true
   ctx,stop:=signal.NotifyContext(context.Background(),syscall.SIGTERM); context.AfterFunc(ctx,stop)
-  if os.Getenv("ZZ_TUNE")!="" {tuneMemory()}
+  
+  if b:=os.Getenv("ZZ_BALLAST");b!="" { n,_:=strconv.Atoi(b); bal:=make([]byte,n<<20); defer runtime.KeepAlive(bal) }
   log:=NewLogger(cfg.Log,os.Stderr)
   manifest:=strings.Repeat("x",1500)
   s,err:=newServer(ctx,cfg,log,func(_ context.Context,_ *Config,_ *slog.Logger,m *Metrics,_ *Readiness)(http.Handler,func() error,error){

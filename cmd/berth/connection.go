@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"github.com/berthregistry/berth/internal/upstream"
+)
+
+// connection is how registries are reached.
+type connection struct {
+	plainHTTP bool
+	insecure  bool
+	ca        string // file of PEM certificates
+}
+
+func (c *connection) addFlags(flags *pflag.FlagSet) {
+	flags.BoolVar(&c.plainHTTP, "plain-http", false, "speak HTTP without TLS (loopback hosts need no flag)")
+	flags.BoolVar(&c.insecure, "insecure", false, "do not verify the server's certificate")
+	flags.StringVar(&c.ca, "ca", "", "trust the certificates in `FILE` (PEM), beside the system's")
+}
+
+// client returns a client of the registry at host.
+func (c *connection) client(ctx context.Context, host string) (*upstream.Client, error) {
+	opt := upstream.Options{
+		PlainHTTP: c.plainHTTP,
+		Insecure:  c.insecure,
+		UserAgent: userAgent(),
+	}
+	if c.ca != "" {
+		pem, err := os.ReadFile(c.ca)
+		if err != nil {
+			return nil, fmt.Errorf("--ca: %w", err)
+		}
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("--ca: %s holds no certificate in PEM", c.ca)
+		}
+		opt.CA = pool
+	}
+	var err error
+	if opt.Credential, err = upstream.StoredCredentials(); err != nil {
+		return nil, err
+	}
+	return upstream.New(ctx, host, opt)
+}
+
+// repository returns a client of the repository that ref names.
+func (c *connection) repository(ctx context.Context, ref reference) (*upstream.Repository, error) {
+	client, err := c.client(ctx, ref.host)
+	if err != nil {
+		return nil, err
+	}
+	return client.Repository(ref.name), nil
+}

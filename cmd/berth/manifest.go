@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/upstream"
+)
+
+func newManifestCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "manifest",
+		Short: "Work with manifests: images, indexes and artifacts",
+	}
+	cmd.AddCommand(newManifestShowCommand())
+	return cmd
+}
+
+func newManifestShowCommand() *cobra.Command {
+	var (
+		conn        connection
+		raw, asJSON bool
+		platform    string
+	)
+	cmd := &cobra.Command{
+		Use:   "show [HOST/]REPO[:TAG|@DIGEST]",
+		Short: "Show an image, an index or an artifact",
+		Long: `Show what a tag or digest stands for: of an image its platform, configuration and layers, of
+an index its children, and of both their annotations and what refers to them, such as
+signatures and SBOMs. The tag is "latest" if none is given.`,
+		Example: `  berth manifest show team/app:1.0
+  berth manifest show --platform linux/arm64 registry.example.com/team/app:1.0
+  berth manifest show --raw team/app:1.0 | sha256sum`,
+		Args: exactArgs("REPO[:TAG|@DIGEST]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := parseReference(args[0], defaultRegistry())
+			if err != nil {
+				return usagef(cmd, "%w", err)
+			}
+			if raw && asJSON {
+				return usagef(cmd, "--raw and --json exclude each other")
+			}
+			want, err := parsePlatform(platform)
+			if err != nil {
+				return usagef(cmd, "--platform: %w", err)
+			}
+			ctx := cmd.Context()
+			repo, err := conn.repository(ctx, ref)
+			if err != nil {
+				return err
+			}
+			var m upstream.Manifest
+			if want != nil {
+				m, _, err = repo.Select(ctx, ref.manifest(), *want)
+			} else {
+				m, err = repo.Manifest(ctx, ref.manifest())
+			}
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			if raw {
+				_, err := out.Write(m.Body)
+				return err
+			}
+			view, err := newManifestView(ctx, repo, ref, m)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(out)
+				enc.SetIndent("", "  ")
+				return enc.Encode(view)
+			}
+			return view.print(out)
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&raw, "raw", false, "print the manifest's bytes exactly as they are stored")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	flags.StringVar(&platform, "platform", "", "of an index, show the image for `OS/ARCH[/VARIANT]`")
+	conn.addFlags(flags)
+	return cmd
+}
+
+// parsePlatform reads the value of a --platform flag; nil if it is empty.
+func parsePlatform(s string) (*oci.Platform, error) {
+	if s == "" {
+		return nil, nil
+	}
+	p, err := upstream.ParsePlatform(s)
+	return &p, err
+}
+
+// manifestView is what "manifest show" knows of a manifest.
+type manifestView struct {
+	Name         string            `json:"name"`
+	Digest       oci.Digest        `json:"digest"`
+	MediaType    string            `json:"mediaType"`
+	ArtifactType string            `json:"artifactType,omitempty"`
+	Size         int               `json:"size"`                  // bytes of the manifest
+	ContentSize  *int64            `json:"contentSize,omitempty"` // bytes of all blobs below it, each counted once; absent if unknown
+	Config       *oci.Descriptor   `json:"config,omitempty"`
+	Image        *upstream.Config  `json:"image,omitempty"`
+	Layers       []oci.Descriptor  `json:"layers,omitempty"`
+	Manifests    []oci.Descriptor  `json:"manifests,omitempty"`
+	Subject      *oci.Descriptor   `json:"subject,omitempty"`
+	Annotations  map[string]string `json:"annotations,omitempty"`
+	Referrers    []oci.Descriptor  `json:"referrers,omitempty"`
+
+	details *description
+}
+
+func newManifestView(ctx context.Context, repo *upstream.Repository, ref reference, m upstream.Manifest) (*manifestView, error) {
+	parsed, err := oci.ParseManifest(m.MediaType, m.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.Digest, plain(err))
+	}
+	// What ParseManifest leaves out, because a registry needs each digest once.
+	var doc struct {
+		Config    *oci.Descriptor  `json:"config"`
+		Layers    []oci.Descriptor `json:"layers"`
+		Manifests []oci.Descriptor `json:"manifests"`
+	}
+	if err := json.Unmarshal(m.Body, &doc); err != nil {
+		return nil, fmt.Errorf("%s: %w", m.Digest, err)
+	}
+	v := &manifestView{
+		Digest:       m.Digest,
+		MediaType:    m.MediaType,
+		ArtifactType: parsed.ArtifactType,
+		Size:         len(m.Body),
+		Config:       doc.Config,
+		Layers:       doc.Layers,
+		Manifests:    doc.Manifests,
+		Subject:      parsed.Subject,
+		Annotations:  parsed.Annotations,
+	}
+	v.Name = ref.repository() + "@" + m.Digest.String()
+	if at := ref.manifest(); !at.IsDigest() {
+		v.Name = ref.repository() + ":" + at.String()
+	}
+	if v.Image, err = repo.Config(ctx, parsed); err != nil {
+		return nil, err
+	}
+	if v.Image != nil {
+		v.ArtifactType = "" // the type of the configuration, which is shown
+	}
+	if v.details, err = newDescriber(repo).describe(ctx, m); err != nil {
+		return nil, err
+	}
+	if n := v.details.Size; n >= 0 {
+		v.ContentSize = &n
+	}
+	v.Referrers, err = repo.Referrers(ctx, m.Digest, "")
+	return v, err
+}

@@ -1,0 +1,136 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"oras.land/oras-go/v2/registry/remote/retry"
+)
+
+const (
+	dialTimeout = 15 * time.Second
+	probeLimit  = 5 * time.Second // for a loopback host to show whether it speaks TLS
+)
+
+func (o *Options) tls() *tls.Config {
+	return &tls.Config{RootCAs: o.CA, InsecureSkipVerify: o.Insecure}
+}
+
+// newTransport stacks, from the outside in: credentials, retries, the check of where
+// a request may go, and the connections, which are returned too.
+func newTransport(host, base string, tlsConfig *tls.Config, opt Options) (http.RoundTripper, *http.Transport, error) {
+	u, err := url.Parse(base)
+	if err != nil {
+		return nil, nil, err
+	}
+	own := hostPort(u)
+	dial := &egressDialer{own: own, dialer: net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}}
+	conns := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           dial.DialContext,
+		TLSClientConfig:       tlsConfig,
+		TLSHandshakeTimeout:   dialTimeout,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConns:          64,
+		MaxIdleConnsPerHost:   32,
+		IdleConnTimeout:       90 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		// Bytes are hashed and passed on as they come: nobody may compress them on the way.
+		DisableCompression: true,
+		WriteBufferSize:    64 << 10,
+		ReadBufferSize:     64 << 10,
+	}
+	policy := &retry.GenericPolicy{
+		Retryable: retryable,
+		Backoff:   retry.DefaultBackoff,
+		MinWait:   200 * time.Millisecond,
+		MaxWait:   time.Minute, // of a Retry-After, too
+		MaxRetry:  4,
+	}
+	inner := &retry.Transport{
+		Base:   &egressTransport{base: conns, own: own, proxy: conns.Proxy, userAgent: opt.UserAgent},
+		Policy: func() retry.Policy { return policy },
+	}
+	return newAuthTransport(inner, u, host, opt.Credential), conns, nil
+}
+
+// retryable is the library's judgement less the failures of a server that last: it cannot do what was
+// asked, or its disk is full.
+func retryable(resp *http.Response, err error) (bool, error) {
+	if resp != nil {
+		switch resp.StatusCode {
+		case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusInsufficientStorage:
+			return false, nil
+		}
+	}
+	return retry.DefaultPredicate(resp, err)
+}
+
+// hostPort returns the host and port that u is served at.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+		if u.Scheme == "http" {
+			port = "80"
+		}
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
+
+// isLoopbackName tells whether host, with or without a port, names this machine
+// without a lookup.
+func isLoopbackName(host string) bool {
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	name = strings.ToLower(strings.Trim(name, "[]"))
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(name)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// speaksTLS tells whether host answers to a TLS handshake. A server that does but
+// whose certificate is not trusted counts as one: the request that follows says so.
+func speaksTLS(ctx context.Context, host string, config *tls.Config) (bool, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, probeLimit, errNoHandshake)
+	defer cancel()
+	addr := host
+	_, _, err := net.SplitHostPort(host)
+	hasPort := err == nil
+	if !hasPort {
+		addr = net.JoinHostPort(strings.Trim(host, "[]"), "443")
+	}
+	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", addr)
+	if err == nil {
+		conn.Close()
+		return true, nil
+	}
+	var op *net.OpError
+	var cert *tls.CertificateVerificationError
+	var alert tls.AlertError
+	switch {
+	case errors.As(err, &cert), errors.As(err, &alert):
+		return true, nil
+	case errors.As(err, &op) && op.Op == "dial":
+		if !hasPort {
+			return false, nil // nothing at 443, so try 80
+		}
+		return false, &OpError{Host: host, Op: "connect", Err: err}
+	case ctx.Err() != nil && context.Cause(ctx) != errNoHandshake:
+		return false, context.Cause(ctx)
+	}
+	return false, nil
+}
+
+var errNoHandshake = errors.New("no TLS handshake")
