@@ -31,7 +31,7 @@ output can be used as a configuration file; secrets are not shown.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := server.Load(places())
 		if err != nil {
-			return err
+			return tellProblems(cmd, err)
 		}
 		return cfg.Print(cmd.OutOrStdout())
 	}
@@ -47,7 +47,7 @@ func newConfigCheckCommand() *cobra.Command {
 	places := addConfigFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if _, err := server.Load(places()); err != nil {
-			return err
+			return tellProblems(cmd, err)
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), "the configuration is valid")
 		return nil

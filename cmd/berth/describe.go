@@ -25,7 +25,7 @@ const (
 // description is what a list shows of a manifest.
 type description struct {
 	MediaType    string
-	ArtifactType string         // empty for container images and indexes of them
+	ArtifactType string         // empty for container images and plain indexes
 	Platforms    []oci.Platform // empty for artifacts
 	Size         int64          // compressed bytes of all its blobs, each counted once; -1 if unknown
 	Created      time.Time      // zero if unknown
@@ -116,13 +116,16 @@ func (d *describer) image(ctx context.Context, desc *description, m *oci.Manifes
 	if err != nil {
 		return err
 	}
-	if config == nil {
-		desc.ArtifactType = m.ArtifactType
-		return nil
+	if config != nil {
+		desc.Created = config.CreatedAt()
+		if p := config.Platform(); p.OS != "" {
+			desc.Platforms = []oci.Platform{p}
+			return nil
+		}
 	}
-	desc.Created = config.CreatedAt()
-	if p := config.Platform(); p.OS != "" {
-		desc.Platforms = []oci.Platform{p}
+	desc.ArtifactType = m.ArtifactType
+	if (config != nil || m.ArtifactType == oci.MediaTypeEmpty) && len(m.Blobs) > 1 {
+		desc.ArtifactType = m.Blobs[1].MediaType // as old versions of cosign and oras tell it
 	}
 	return nil
 }
@@ -181,7 +184,7 @@ func (d *description) kind() string {
 		if d.ArtifactType != "" {
 			return artifactName(d.ArtifactType)
 		}
-		return "-"
+		return "index"
 	}
 	const shown = 3
 	names := platformNames(d.Platforms)

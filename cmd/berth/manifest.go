@@ -130,15 +130,14 @@ func newManifestView(ctx context.Context, repo *upstream.Repository, ref referen
 		return nil, fmt.Errorf("%s: %w", m.Digest, err)
 	}
 	v := &manifestView{
-		Digest:       m.Digest,
-		MediaType:    m.MediaType,
-		ArtifactType: parsed.ArtifactType,
-		Size:         len(m.Body),
-		Config:       doc.Config,
-		Layers:       doc.Layers,
-		Manifests:    doc.Manifests,
-		Subject:      parsed.Subject,
-		Annotations:  parsed.Annotations,
+		Digest:      m.Digest,
+		MediaType:   m.MediaType,
+		Size:        len(m.Body),
+		Config:      doc.Config,
+		Layers:      doc.Layers,
+		Manifests:   doc.Manifests,
+		Subject:     parsed.Subject,
+		Annotations: parsed.Annotations,
 	}
 	v.Name = ref.repository() + "@" + m.Digest.String()
 	if at := ref.manifest(); !at.IsDigest() {
@@ -147,12 +146,10 @@ func newManifestView(ctx context.Context, repo *upstream.Repository, ref referen
 	if v.Image, err = repo.Config(ctx, parsed); err != nil {
 		return nil, err
 	}
-	if v.Image != nil {
-		v.ArtifactType = "" // the type of the configuration, which is shown
-	}
 	if v.details, err = newDescriber(repo).describe(ctx, m); err != nil {
 		return nil, err
 	}
+	v.ArtifactType = v.details.ArtifactType
 	if n := v.details.Size; n >= 0 {
 		v.ContentSize = &n
 	}

@@ -27,6 +27,7 @@ and podman login keep.`,
 		newTagCommand(),
 		newManifestCommand(),
 		newCopyCommand(),
+		newFsckCommand(),
 		newVersionCommand(),
 	)
 	root.InitDefaultHelpCmd()

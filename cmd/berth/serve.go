@@ -1,10 +1,9 @@
 package main
 
 import (
-	"context"
+	"errors"
+	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -29,16 +28,30 @@ Everything that can be set is shown by "berth config print".`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := server.Load(places())
 		if err != nil {
-			return err
+			return tellProblems(cmd, err)
 		}
-		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
-		defer stop()
-		// From the first signal on, signals do again what they do by default: the
-		// second one ends the process. What it leaves behind is what a crash leaves.
-		context.AfterFunc(ctx, stop)
-		return server.Run(ctx, cfg, server.NewLogger(cfg.Log, os.Stderr))
+		// The context ends with the first signal. The second one ends the process, which
+		// leaves what a crash leaves.
+		log := server.NewLogger(cfg.Log, cmd.ErrOrStderr())
+		return tellProblems(cmd, server.Run(cmd.Context(), cfg, log))
 	}
 	return cmd
+}
+
+// tellProblems makes a usageError of a configuration that is wrong. Several problems
+// are printed one a line, as compilers do.
+func tellProblems(cmd *cobra.Command, err error) error {
+	var wrong *server.ConfigError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	if len(wrong.Problems) == 1 {
+		return &usageError{cmd.CommandPath(), err}
+	}
+	for _, p := range wrong.Problems {
+		fmt.Fprintln(cmd.ErrOrStderr(), p)
+	}
+	return usagef(cmd, "%d settings are wrong", len(wrong.Problems))
 }
 
 // addConfigFlags adds the flags that say what the configuration is. The function that it
@@ -47,17 +60,13 @@ func addConfigFlags(flags *pflag.FlagSet) func() server.Places {
 	file := flags.String("config", "", "read settings from this YAML `FILE`")
 	// Flags are text here and read by the same code as every other place, so that
 	// errors and forms are the same.
-	for _, f := range []struct{ key, usage string }{
-		{"listen", "serve at `ADDRESS`: HOST:PORT, :PORT or unix:PATH (default 127.0.0.1:5000)"},
-		{"data", "keep everything in `FOLDER` (default ./berth-data)"},
-		{"log.level", "log messages from `LEVEL` on: debug, info, warn or error (default info)"},
-		{"log.format", "log as `FORMAT`: text or json (default text)"},
-		{"metrics.listen", "serve metrics for Prometheus at `ADDRESS` (default none)"},
-	} {
-		flags.String(server.FlagName(f.key), "", f.usage)
-	}
-	flags.Bool(server.FlagName("insecure_open"), false, "allow to listen beyond this machine without access control or TLS")
 	keys := []string{"listen", "data", "insecure_open", "log.level", "log.format", "metrics.listen"}
+	flags.String("listen", "", "serve at `ADDRESS`: HOST:PORT, :PORT or unix:PATH (default 127.0.0.1:5000)")
+	flags.String("data", "", "keep everything in `FOLDER` (default ./berth-data)")
+	flags.Bool("insecure-open", false, "allow to listen beyond this machine without access control or TLS")
+	flags.String("log-level", "", "log messages from `LEVEL` on: debug, info, warn or error (default info)")
+	flags.String("log-format", "", "log as `FORMAT`: text or json (default text)")
+	flags.String("metrics-listen", "", "serve metrics for Prometheus at `ADDRESS` (default none)")
 
 	return func() server.Places {
 		places := server.Places{File: *file, Env: os.Environ(), Flags: make(map[string]string)}

@@ -72,11 +72,25 @@ type NewBlob struct {
 	Key        string
 	// Upload is the session that ends with the blob, if it has a row.
 	Upload string
-	Now    time.Time
+	// Whole or Broken is the key of the object that an *ExistsError named, once the caller
+	// has looked at it.
+	Whole, Broken string
+	Now           time.Time
 }
 
-// CommitBlob gives a new object to a repository. If the digest is there already,
-// the repository gets that one and the new object is doomed.
+// ExistsError says that the digest has an object already. The caller looks whether that is
+// whole and asks again.
+type ExistsError struct {
+	Key  string
+	Size int64
+}
+
+// Error implements error.
+func (e *ExistsError) Error() string { return "the digest has the object " + e.Key }
+
+// CommitBlob gives a new object to a repository. If the digest has one already, nothing is
+// changed but an *ExistsError returned, unless n says what to think of that one: if
+// it is whole, the repository gets it and the new object is doomed; if it is broken, the new object takes its place.
 // It returns ErrNotFound when the upload session is gone: the object must then be
 // regarded as lost, since the collector may have taken it.
 func (db *DB) CommitBlob(ctx context.Context, n NewBlob) error {
@@ -99,16 +113,40 @@ func (db *DB) CommitBlob(ctx context.Context, n NewBlob) error {
 			ON CONFLICT (digest) DO NOTHING RETURNING id`,
 			n.Digest.String(), n.Size, n.Key, n.Now.UnixMilli()).Scan(&blob)
 		if errors.Is(err, ErrNotFound) {
-			if err := t.doom(n.Key, n.Now); err != nil {
-				return err
-			}
-			err = t.queryRow(`SELECT id FROM blob WHERE digest = $1`, n.Digest.String()).Scan(&blob)
+			blob, err = t.commitAgain(n)
 		}
 		if err != nil {
 			return err
 		}
 		return t.linkBlob(n.Repository, repo, blob, n.Digest, n.Now)
 	})
+}
+
+// commitAgain decides which of two objects a digest keeps, and dooms the other.
+func (t *tx) commitAgain(n NewBlob) (blob int64, err error) {
+	var exists ExistsError
+	if err := t.queryRow(`SELECT id, storage_key, size FROM blob WHERE digest = $1`, n.Digest.String()).
+		Scan(&blob, &exists.Key, &exists.Size); err != nil {
+		return 0, err
+	}
+	switch exists.Key {
+	case n.Whole:
+		return blob, t.doom(n.Key, n.Now)
+	case n.Broken:
+		if err := t.query(func(scan func(...any) error) error {
+			var r oci.Repository
+			err := scan(&r)
+			t.touch(r)
+			return err
+		}, `SELECT r.name FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id WHERE rb.blob_id = $1`, blob); err != nil {
+			return 0, err
+		}
+		if _, err := t.exec(`UPDATE blob SET storage_key = $2 WHERE id = $1`, blob, n.Key); err != nil {
+			return 0, err
+		}
+		return blob, t.doom(exists.Key, n.Now)
+	}
+	return 0, &exists
 }
 
 // MountBlob links a blob that repository from has to repository into; with an

@@ -20,7 +20,7 @@ const (
 // cache remembers what point reads found. It is exact, not merely recent: a
 // process has its SQLite database for itself, every change names the repositories that
 // it touches, and their entries are dropped before the change is acknowledged.
-// So it answers as SQL would, and takes no right back late.
+// So it answers as SQL would, and takes no right back late. A nil cache remembers nothing.
 type cache struct {
 	seed     maphash.Seed
 	versions [stripes]atomic.Uint64 // by hash of the repository's name
@@ -57,11 +57,19 @@ func (c *cache) counter(r oci.Repository) *atomic.Uint64 {
 }
 
 // version must be read before the database is, and handed to put with what was found.
-func (c *cache) version(r oci.Repository) uint64 { return c.counter(r).Load() }
+func (c *cache) version(r oci.Repository) uint64 {
+	if c == nil {
+		return 0
+	}
+	return c.counter(r).Load()
+}
 
 func (c *cache) invalidate(r oci.Repository) { c.counter(r).Add(1) }
 
 func (c *cache) get(k cacheKey) (any, bool) {
+	if c == nil {
+		return nil, false
+	}
 	v := c.version(k.repository)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +81,7 @@ func (c *cache) get(k cacheKey) (any, bool) {
 }
 
 func (c *cache) put(k cacheKey, version uint64, value any, body int) {
-	if body > cacheMaxBody {
+	if c == nil || body > cacheMaxBody {
 		return
 	}
 	cost := entryCost + body

@@ -36,20 +36,30 @@ func (db *DB) StoredBlobs(ctx context.Context, after int64, n int) ([]StoredBlob
 	return found, err
 }
 
-// DropBlob deletes a blob's row and links, though not if a manifest needs it: ErrReferenced.
+// DropBlob deletes a blob's row and links, and repositories that are left empty, though
+// not if a manifest needs the blob: ErrReferenced.
 func (db *DB) DropBlob(ctx context.Context, id int64, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
-		var repos []int64
+		type repository struct {
+			id   int64
+			name oci.Repository
+		}
+		var repos []repository
 		if err := t.query(func(scan func(...any) error) error {
-			var repo int64
-			err := scan(&repo)
-			repos = append(repos, repo)
+			var r repository
+			err := scan(&r.id, &r.name)
+			repos = append(repos, r)
 			return err
-		}, `SELECT repository_id FROM repository_blob WHERE blob_id = $1`, id); err != nil {
+		}, `SELECT r.id, r.name FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id
+			WHERE rb.blob_id = $1`, id); err != nil {
 			return err
 		}
-		for _, repo := range repos {
-			if err := t.unlinkBlob(repo, id, now); err != nil {
+		for _, r := range repos {
+			t.touch(r.name)
+			if err := t.unlinkBlob(r.id, id, now); err != nil {
+				return err
+			}
+			if _, err := t.dropIfEmpty(r.id); err != nil {
 				return err
 			}
 		}

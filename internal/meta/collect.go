@@ -78,6 +78,7 @@ type Collected struct {
 func (db *DB) CollectBlobs(ctx context.Context, links []UnreferencedBlob, before, now time.Time) (Collected, error) {
 	var c Collected
 	err := db.update(ctx, func(t *tx) error {
+		c = Collected{}
 		for _, l := range links {
 			var one int
 			err := t.queryRow(`SELECT 1 FROM repository_blob WHERE repository_id = $1 AND blob_id = $2

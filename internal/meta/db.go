@@ -17,6 +17,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"runtime"
 	"sync"
@@ -37,14 +38,18 @@ var (
 type DB struct {
 	read   *sql.DB
 	writer *writer // nil if it is open for reading only
-	cache  *cache
+	cache  *cache  // likewise: it would not hear of another process's changes
 
 	mu    sync.RWMutex
 	stmts map[string]*sql.Stmt // of read, by text
 }
 
-const pragmas = "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-	"&_pragma=foreign_keys(ON)&_pragma=wal_autocheckpoint(2000)&_pragma=journal_size_limit(16777216)"
+// source names the file at path, and the settings of each connection, to the driver.
+func source(path string) string {
+	const pragmas = "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+		"&_pragma=foreign_keys(ON)&_pragma=wal_autocheckpoint(2000)&_pragma=journal_size_limit(16777216)"
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + pragmas
+}
 
 // Open opens the SQLite database in the file at path, creates it if need be and brings its
 // schema up to date. It fails when a newer Berth has written the database.
@@ -58,13 +63,13 @@ func Open(ctx context.Context, path string) (*DB, error) {
 }
 
 func open(ctx context.Context, path string) (*DB, error) {
-	write, err := sql.Open("sqlite", "file:"+path+pragmas+"&_pragma=cache_size(-8000)")
+	write, err := sql.Open("sqlite", source(path)+"&_pragma=cache_size(-8000)")
 	if err != nil {
 		return nil, err
 	}
 	write.SetMaxOpenConns(1)
 	conn, err := func() (*sql.Conn, error) {
-		if err := migrate(ctx, write, "sqlite"); err != nil {
+		if err := migrate(ctx, write, steps("sqlite")); err != nil {
 			return nil, err
 		}
 		return write.Conn(ctx)
@@ -76,6 +81,7 @@ func open(ctx context.Context, path string) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close(), write.Close())
 	}
+	db.cache = newCache()
 	db.writer = newWriter(write, conn, db.cache)
 	return db, nil
 }
@@ -90,14 +96,14 @@ func OpenReadOnly(ctx context.Context, path string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	if err := checkVersion(ctx, db.read, "sqlite"); err != nil {
+	if err := checkVersion(ctx, db.read, steps("sqlite")); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, errors.Join(err, db.Close()))
 	}
 	return db, nil
 }
 
 func openRead(path string) (*DB, error) {
-	read, err := sql.Open("sqlite", "file:"+path+pragmas+"&_pragma=query_only(ON)&_pragma=cache_size(-1000)")
+	read, err := sql.Open("sqlite", source(path)+"&_pragma=query_only(ON)&_pragma=cache_size(-1000)")
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +111,7 @@ func openRead(path string) (*DB, error) {
 	readers := max(4, runtime.GOMAXPROCS(0))
 	read.SetMaxOpenConns(readers)
 	read.SetMaxIdleConns(readers)
-	return &DB{read: read, cache: newCache(), stmts: make(map[string]*sql.Stmt)}, nil
+	return &DB{read: read, stmts: make(map[string]*sql.Stmt)}, nil
 }
 
 // Close waits for the changes under way and closes the database.

@@ -259,15 +259,15 @@ type Referrer struct {
 	Descriptor oci.Descriptor
 }
 
+// errEnough ends the reading of rows.
+var errEnough = errors.New("enough rows")
+
 // Referrers returns manifests whose subject is d, after the given ID, those of
-// an artifact type only if one is given. It returns as many as fit into n and
-// about maxBytes of annotations, but at least one if there is one, and whether there are more.
+// an artifact type only if one is given. It returns as many as fit into n and about maxBytes of
+// annotations and artifact types, but at least one if there is one, and whether there are more.
 func (db *DB) Referrers(ctx context.Context, r oci.Repository, d oci.Digest, artifactType string, after int64, n, maxBytes int) (found []Referrer, more bool, err error) {
 	var bytes int
 	err = db.query(ctx, func(scan func(...any) error) error {
-		if more {
-			return nil
-		}
 		var f Referrer
 		var digest string
 		var annotations *string
@@ -277,19 +277,26 @@ func (db *DB) Referrers(ctx context.Context, r oci.Repository, d oci.Digest, art
 		if err := f.Descriptor.Digest.UnmarshalText([]byte(digest)); err != nil {
 			return err
 		}
+		bytes += len(f.Descriptor.ArtifactType)
 		if annotations != nil {
 			bytes += len(*annotations)
+		}
+		if more = len(found) == n || bytes > maxBytes && len(found) > 0; more {
+			return errEnough
+		}
+		if annotations != nil {
 			if err := json.Unmarshal([]byte(*annotations), &f.Descriptor.Annotations); err != nil {
 				return fmt.Errorf("annotations of %s@%s: %w", r, digest, err)
 			}
 		}
-		if more = len(found) == n || bytes > maxBytes && len(found) > 0; !more {
-			found = append(found, f)
-		}
+		found = append(found, f)
 		return nil
 	}, `SELECT m.id, m.digest, m.media_type, m.size, m.artifact_type, m.annotations FROM repository r
 		JOIN manifest m ON m.repository_id = r.id AND m.subject = $2 AND m.id > $3
 		WHERE r.name = $1 AND ($4 = '' OR m.artifact_type = $4)
 		ORDER BY m.id LIMIT $5`, string(r), d.String(), after, artifactType, n+1)
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
 	return found, more, err
 }

@@ -13,9 +13,18 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// migrationNames lists a dialect's migrations in order.
-func migrationNames(dialect string) ([]string, error) {
-	names, err := fs.Glob(migrations, path.Join("migrations", dialect, "*.sql"))
+// steps returns the folder of a dialect's migrations.
+func steps(dialect string) fs.FS {
+	sub, err := fs.Sub(migrations, path.Join("migrations", dialect))
+	if err != nil {
+		panic(err) // the name is a constant of this package
+	}
+	return sub
+}
+
+// migrationNames lists migrations in order.
+func migrationNames(steps fs.FS) ([]string, error) {
+	names, err := fs.Glob(steps, "*.sql")
 	slices.Sort(names)
 	return names, err
 }
@@ -37,8 +46,8 @@ func schemaVersion(ctx context.Context, q rowQuerier, known int) (int, error) {
 }
 
 // checkVersion fails if the schema is not the one of this Berth.
-func checkVersion(ctx context.Context, db *sql.DB, dialect string) error {
-	names, err := migrationNames(dialect)
+func checkVersion(ctx context.Context, db *sql.DB, steps fs.FS) error {
+	names, err := migrationNames(steps)
 	if err != nil {
 		return err
 	}
@@ -54,8 +63,8 @@ func checkVersion(ctx context.Context, db *sql.DB, dialect string) error {
 
 // migrate brings the schema up to date, forward only, in one transaction. A
 // migration's number is its place in the folder; one that has landed is never edited.
-func migrate(ctx context.Context, db *sql.DB, dialect string) error {
-	names, err := migrationNames(dialect)
+func migrate(ctx context.Context, db *sql.DB, steps fs.FS) error {
+	names, err := migrationNames(steps)
 	if err != nil {
 		return err
 	}
@@ -75,15 +84,15 @@ func migrate(ctx context.Context, db *sql.DB, dialect string) error {
 		return nil
 	}
 	for i := version; i < len(names); i++ {
-		text, err := migrations.ReadFile(names[i])
+		text, err := fs.ReadFile(steps, names[i])
 		if err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, string(text)); err != nil {
-			return fmt.Errorf("migration %s: %w", path.Base(names[i]), err)
+			return fmt.Errorf("migration %s: %w", names[i], err)
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO schema_migration (version) VALUES ($1)`, i+1); err != nil {
-			return fmt.Errorf("migration %s: %w", path.Base(names[i]), err)
+			return fmt.Errorf("migration %s: %w", names[i], err)
 		}
 	}
 	if err := tx.Commit(); err != nil {

@@ -34,9 +34,9 @@ func (db *DB) Repositories(ctx context.Context, after string, n int) ([]string, 
 }
 
 // SearchRepositories returns up to n names of repositories that hold a manifest
-// and whose name contains term, in ASCII order after the given name.
+// and whose name contains term, whatever its case, in ASCII order after the given name.
 func (db *DB) SearchRepositories(ctx context.Context, term, after string, n int) ([]string, error) {
-	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
+	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(strings.ToLower(term)) + "%"
 	return db.names(ctx, n, `SELECT name FROM repository r WHERE name > $1 AND name LIKE $2 ESCAPE '\'
 		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository_id = r.id)
 		ORDER BY name LIMIT $3`, after, pattern, n)

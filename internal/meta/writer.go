@@ -22,6 +22,7 @@ var (
 // writer runs changes one after the other on the only connection that writes.
 // Changes that arrive while a transaction is being made durable share the next
 // one and its sync, each behind a savepoint of its own: one that fails undoes itself alone.
+// One that costs the whole transaction makes each of its group run again, in one of its own.
 type writer struct {
 	pool  *sql.DB
 	conn  *sql.Conn
@@ -73,6 +74,7 @@ func (w *writer) close() {
 
 // update makes one change. It returns when the change is durable, or when it failed
 // and has no effect. A context that ends before the change's turn comes prevents it.
+// do may run again from the start, so it must set what the caller reads, not add to it.
 func (db *DB) update(ctx context.Context, do func(*tx) error) error {
 	w := db.writer
 	if w == nil {
@@ -132,7 +134,16 @@ func (w *writer) commit(group []*change) {
 	}
 	effective := 0
 	for _, c := range group {
-		if c.err = w.apply(c); c.err == nil {
+		if !w.apply(c) {
+			w.exec("ROLLBACK") // fails if SQLite has rolled back by itself
+			if len(group) > 1 {
+				for i := range group {
+					w.commit(group[i : i+1])
+				}
+			}
+			return
+		}
+		if c.err == nil {
 			effective++
 		}
 	}
@@ -142,35 +153,32 @@ func (w *writer) commit(group []*change) {
 		}
 		return
 	}
-	// Entries of the cache that are read from now on may not outlive the commit, and
-	// those that were read before it may not be believed after it.
-	w.invalidate(group)
 	if err := w.exec("COMMIT"); err != nil {
 		fail(fmt.Errorf("commit: %w", err))
 		w.exec("ROLLBACK") // fails when the commit has rolled back by itself
 	}
-	w.invalidate(group)
+	w.invalidate(group) // what was read before the commit ended is not believed after it
 }
 
-// apply runs one change behind a savepoint.
-func (w *writer) apply(c *change) error {
-	if err := c.ctx.Err(); err != nil {
-		return err
+// apply runs one change behind a savepoint. It returns false if the transaction is lost with
+// it: SQLite rolls back all of one when the disk is full or fails.
+func (w *writer) apply(c *change) bool {
+	if c.err = c.ctx.Err(); c.err != nil {
+		return true
 	}
-	if err := w.exec("SAVEPOINT change"); err != nil {
-		return err
+	if c.err = w.exec("SAVEPOINT change"); c.err != nil {
+		return true
 	}
 	c.tx.w = w
-	err := call(c.do, &c.tx)
-	if err != nil {
-		if e := w.exec("ROLLBACK TO change"); e != nil {
-			return errors.Join(err, e)
-		}
+	c.err = call(c.do, &c.tx)
+	if c.err != nil && w.exec("ROLLBACK TO change") != nil {
+		return false
 	}
-	if e := w.exec("RELEASE change"); e != nil {
-		return errors.Join(err, e)
+	if err := w.exec("RELEASE change"); err != nil {
+		c.err = errors.Join(c.err, err)
+		return false
 	}
-	return err
+	return true
 }
 
 // call turns a panic of a change into an error: the others of its group go on.

@@ -19,7 +19,7 @@ func TestParseDigest(t *testing.T) {
 		"", ":", "sha256", "sha256:", "sha512:", hex64, ":" + hex64, "sha256:" + hex64[1:], "sha256:" + hex64 + "0",
 		"sha512:" + hex64, "sha256:" + hex128, "SHA256:" + hex64, "sha256:" + strings.ToUpper(hex64),
 		"sha256:" + hex64[1:] + "g", "sha256:" + hex64[1:] + "/", "sha256:../" + hex64[3:], "sha256:" + hex64[1:] + "\n",
-		"sha256:" + hex64 + ":", "sha384:" + hex64[:96-32], "md5:" + hex64[:32], "blake3:" + hex64, "sha256+b64:" + hex64, " sha256:" + hex64,
+		"sha256:" + hex64 + ":", "sha384:" + hex128[:96], "md5:" + hex64[:32], "blake3:" + hex64, "sha256+b64:" + hex64, " sha256:" + hex64,
 		"sha256: " + hex64[1:], "sha256:" + strings.Repeat("é", 32), strings.Repeat("a", 1<<20), "sha256:" + strings.Repeat("a", 1<<20),
 	} {
 		d, err := ParseDigest(s)

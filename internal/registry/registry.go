@@ -91,12 +91,23 @@ func (g *Registry) Blob(ctx context.Context, r oci.Repository, d oci.Digest) (*m
 	return b, nil
 }
 
+// intact tells whether an object has the bytes that it should have, by their count. Of an
+// object that cannot be looked at nothing bad is assumed.
+func (g *Registry) intact(ctx context.Context, key string, size int64) bool {
+	has, err := g.store.Stat(ctx, key)
+	return err == nil && has == size || err != nil && !errors.Is(err, blob.ErrNotFound)
+}
+
 // CheckBlob returns a blob for a client that may rely on its being there: who
-// asks before a push gets time to name it in a manifest.
+// asks before a push gets time to name it in a manifest, and is asked to push
+// again what has been lost.
 func (g *Registry) CheckBlob(ctx context.Context, r oci.Repository, d oci.Digest) (*meta.Blob, error) {
 	b, err := g.Blob(ctx, r, d)
 	if err != nil {
 		return nil, err
+	}
+	if !g.intact(ctx, b.Key, b.Size) {
+		return nil, blobUnknown(r, d)
 	}
 	if !b.UnreferencedSince.IsZero() && time.Since(b.UnreferencedSince) > g.opts.Grace/2 {
 		err := g.db.TouchBlob(ctx, r, d, time.Now())

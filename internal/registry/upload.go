@@ -341,6 +341,15 @@ func (in *incoming) finish(ctx context.Context, d oci.Digest) error {
 		n.Upload = s.ID
 	}
 	err := g.db.CommitBlob(ctx, n)
+	for exists, ok := errors.AsType[*meta.ExistsError](err); ok; exists, ok = errors.AsType[*meta.ExistsError](err) {
+		// Bytes that were lost or cut short are mended by a push of the same digest.
+		if g.intact(ctx, exists.Key, exists.Size) {
+			n.Whole = exists.Key
+		} else {
+			n.Broken = exists.Key
+		}
+		err = g.db.CommitBlob(ctx, n)
+	}
 	if errors.Is(err, meta.ErrNotFound) {
 		return uploadUnknown(s)
 	}

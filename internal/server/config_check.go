@@ -51,7 +51,12 @@ func (c *Config) check() []Problem {
 	return problems
 }
 
-// problem says where the value of a setting comes from.
+// problem says where the value of a setting comes from. The name of a flag or a variable
+// is the setting's name already.
 func (c *Config) problem(key, message string) Problem {
-	return Problem{Where: c.sources[key], Key: key, Message: message}
+	where := c.sources[key]
+	if where == "--"+FlagName(key) || where == envName(key) {
+		key = ""
+	}
+	return Problem{Where: where, Key: key, Message: message}
 }

@@ -177,7 +177,7 @@ func (c *Config) readSecrets(all []setting) []Problem {
 			err = fmt.Errorf("%s is empty", path)
 		}
 		if err != nil {
-			problems = append(problems, Problem{Where: c.sources[s.key], Key: s.key, Message: fmt.Sprintf("read the secret: %v", err)})
+			problems = append(problems, c.problem(s.key, fmt.Sprintf("read the secret: %v", err)))
 			continue
 		}
 		*secret = NewSecret(value)

@@ -19,8 +19,10 @@ type setting struct {
 }
 
 // env returns the name of the environment variable that sets s.
-func (s setting) env() string {
-	return envPrefix + strings.ToUpper(strings.ReplaceAll(s.key, ".", "_"))
+func (s setting) env() string { return envName(s.key) }
+
+func envName(key string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
 // FlagName returns the name of the flag that sets the setting of this key, if

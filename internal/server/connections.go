@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // connections bounds how many connections are open. It watches them through
@@ -15,16 +16,25 @@ import (
 // A connection waits from its beginning, or from the end of a request, until the
 // header of the next request is complete. When there is no room, the one that has
 // waited longest makes it: a client that sends its requests keeps its connection, however many
-// others only hold theirs open.
+// others only hold theirs open. A quarter of all may wait, because each keeps a
+// buffer with the part of a header that has come; but each may wait for headStart, so that a
+// flood of connections cannot push out a header that is about to be read.
 type connections struct {
 	max     int
 	evicted atomic.Int64 // count of connections closed to make room
 
 	mu      sync.Mutex
-	room    sync.Cond                  // signalled when open shrinks, waiting grows or closed is set
+	room    sync.Cond                  // signalled when makeRoom should look again
 	open    map[net.Conn]*list.Element // with its place in waiting; nil while it works on a request
-	waiting list.List                  // of net.Conn, the longest first
+	waiting list.List                  // of waiter, the longest first
 }
+
+type waiter struct {
+	conn  net.Conn
+	since time.Time
+}
+
+const headStart = 250 * time.Millisecond
 
 func newConnections(limit int) *connections {
 	c := &connections{max: limit, open: make(map[net.Conn]*list.Element)}
@@ -52,8 +62,9 @@ func (c *connections) track(conn net.Conn, state http.ConnState) {
 	}
 	switch state {
 	case http.StateNew, http.StateIdle:
-		c.open[conn] = c.waiting.PushBack(conn)
-		if c.waiting.Len() > max(c.max/4, 1) {
+		now := time.Now()
+		c.open[conn] = c.waiting.PushBack(waiter{conn, now})
+		for c.waiting.Len() > max(c.max/4, 1) && c.early(now) <= 0 {
 			c.evict()
 		}
 		c.room.Signal()
@@ -75,15 +86,26 @@ func (c *connections) makeRoom(stopped func() bool) bool {
 			c.room.Wait() // all are at work, each within its timeouts
 			continue
 		}
+		if early := c.early(time.Now()); early > 0 {
+			c.mu.Unlock()
+			time.Sleep(early)
+			c.mu.Lock()
+			continue
+		}
 		c.evict()
 	}
 	return !stopped()
 }
 
+// early returns for how long the connection that has waited longest may still wait.
+func (c *connections) early(now time.Time) time.Duration {
+	return headStart - now.Sub(c.waiting.Front().Value.(waiter).since)
+}
+
 // evict closes the connection that has waited longest. The server's goroutine, which reads from
 // it, does the rest.
 func (c *connections) evict() {
-	conn := c.waiting.Remove(c.waiting.Front()).(net.Conn)
+	conn := c.waiting.Remove(c.waiting.Front()).(waiter).conn
 	delete(c.open, conn)
 	c.evicted.Add(1)
 	_ = conn.Close()

@@ -137,8 +137,6 @@ func (s *Server) newHTTPServer(work context.Context, app http.Handler) *http.Ser
 			SendPingTimeout:  t.Idle.D() / 2,
 			PingTimeout:      t.Idle.D() / 2,
 			WriteByteTimeout: t.Idle.D(),
-			// Each connection keeps a buffer for its largest frame.
-			MaxReadFrameSize: 256 << 10,
 		},
 		ConnState:   s.conns.track,
 		BaseContext: func(net.Listener) context.Context { return requests },

@@ -11,14 +11,15 @@ func didYouMean(typed string, names []string) string {
 	if len(typed) > 64 {
 		return "" // the cost is quadratic, and this is no slip of a finger
 	}
-	best, least := "", len(typed)/3+1
+	own := strings.TrimPrefix(typed[strings.LastIndexByte(typed, '.')+1:], envPrefix)
+	best, least := "", len(own)/3+1 // a third of the letters may be wrong
 	for _, name := range names {
 		if d := distance(strings.ToLower(typed), strings.ToLower(name)); d < least {
 			best, least = name, d
 		}
 	}
 	if best == "" {
-		best = lastPart(typed, names)
+		best = lastPart(own, names)
 	}
 	if best == "" {
 		return ""
@@ -29,10 +30,6 @@ func didYouMean(typed string, names []string) string {
 // lastPart finds the setting that was written outside its section: "level" for
 // "log.level", BERTH_LEVEL for BERTH_LOG_LEVEL.
 func lastPart(typed string, names []string) string {
-	typed = typed[strings.LastIndexByte(typed, '.')+1:]
-	if rest, ok := strings.CutPrefix(typed, envPrefix); ok {
-		typed = rest
-	}
 	if typed == "" {
 		return ""
 	}

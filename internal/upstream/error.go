@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -105,6 +106,10 @@ func (c *Client) fail(name oci.Repository, op string, err error) error {
 		err = &Error{Status: http.StatusNotFound}
 	case errors.As(err, &sent):
 		err = sent.Err // its text repeats the URL
+	}
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" {
+		err = dial.Err // likewise the address
 	}
 	return &OpError{Host: c.host, Repository: name, Op: op, Err: err}
 }

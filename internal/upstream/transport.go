@@ -126,7 +126,7 @@ func speaksTLS(ctx context.Context, host string, config *tls.Config) (bool, erro
 		if !hasPort {
 			return false, nil // nothing at 443, so try 80
 		}
-		return false, &OpError{Host: host, Op: "connect", Err: err}
+		return false, &OpError{Host: host, Op: "dial", Err: op.Err}
 	case ctx.Err() != nil && context.Cause(ctx) != errNoHandshake:
 		return false, context.Cause(ctx)
 	}

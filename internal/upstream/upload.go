@@ -258,7 +258,9 @@ func (s *uploadSession) recover(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 		defer resp.Body.Close()
-		if transient(resp.StatusCode) {
+		// Docker's registry answers 416 to every request about a session that is not at
+		// the byte where it last told the client about it: such a session is lost.
+		if transient(resp.StatusCode) && resp.StatusCode != http.StatusRequestedRangeNotSatisfiable {
 			return false, responseError(resp)
 		}
 		if have, ok := parseUploadRange(resp.Header.Get("Range")); ok && resp.StatusCode < 300 && have <= s.summed {

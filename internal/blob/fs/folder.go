@@ -22,6 +22,9 @@ func (s *Store) makeRoot(dir string) error {
 	case err == nil && !info.IsDir():
 		return &os.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
 	case err == nil:
+		// Whoever made it may have died before this sync. An error is of no interest: the
+		// folder may be on a disk of its own, in one that we may not read.
+		_ = s.sys.syncDir(parent)
 		return nil
 	case !errors.Is(err, os.ErrNotExist) || parent == dir:
 		return err
@@ -32,7 +35,11 @@ func (s *Store) makeRoot(dir string) error {
 	if err := s.sys.mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return s.sys.syncDir(parent)
+	if err := s.syncDir(parent); err != nil {
+		_ = s.sys.rmdir(dir) // so that the next attempt makes it anew
+		return err
+	}
+	return nil
 }
 
 // hourFolder returns the name of the folder of the present hour, which exists durably.
@@ -77,10 +84,19 @@ func (s *Store) makeHour(hour string) (err error) {
 		}
 	}()
 	// Synced even if they existed: whoever made them may have died before its sync.
-	if err := s.sys.syncDir(dayDir); err != nil {
+	if err := s.syncDir(dayDir); err != nil {
 		return err
 	}
-	return s.sys.syncDir(s.dir)
+	return s.syncDir(s.dir)
+}
+
+// syncDir makes the entries of a folder durable, and counts failures.
+func (s *Store) syncDir(dir string) error {
+	err := s.sys.syncDir(dir)
+	if err != nil && !isMissing(err) {
+		s.failures.Add(1)
+	}
+	return err
 }
 
 // removeEmpty removes the folders of key's hour and day if they are empty and

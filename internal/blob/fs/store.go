@@ -17,7 +17,8 @@
 //
 // A file whose sync failed is lost: the kernel may have dropped the bytes and
 // forgotten the failure, so that a second sync would succeed without them.
-// It is never synced again.
+// It is never synced again. So are all files whose names are not durable yet when the sync of
+// a folder fails.
 //
 // One process at a time may write to a folder. A symbolic link inside it
 // is followed: who can make one there owns the data.
@@ -31,6 +32,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,6 +53,9 @@ type Store struct {
 	sys   system
 	space *space
 	now   func() time.Time
+
+	// failures counts the syncs of folders that failed.
+	failures atomic.Int64
 
 	mu   sync.Mutex
 	hour string // the last folder of an hour that was made durable
@@ -88,6 +93,7 @@ func (s *Store) create() (*writer, error) {
 	if err := s.space.take(0); err != nil {
 		return nil, err
 	}
+	failures := s.failures.Load()
 	for attempt := 1; ; attempt++ {
 		hour, err := s.hourFolder()
 		if err != nil {
@@ -97,7 +103,7 @@ func (s *Store) create() (*writer, error) {
 		path := filepath.Join(s.dir, filepath.FromSlash(key))
 		f, err := s.sys.open(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 		if err == nil {
-			return &writer{store: s, file: f, key: key, path: path}, nil
+			return &writer{store: s, file: f, key: key, path: path, failures: failures}, nil
 		}
 		if !errors.Is(err, os.ErrNotExist) || attempt == 3 {
 			return nil, err
@@ -208,14 +214,14 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	}
 	// Synced even if the file was missing: the Delete that removed it may
 	// have been interrupted before its own sync.
-	if err := s.sys.syncDir(filepath.Dir(path)); err != nil && !isMissing(err) {
+	if err := s.syncDir(filepath.Dir(path)); err != nil && !isMissing(err) {
 		return wrap("delete object", key, err)
 	}
 	s.removeEmpty(key)
 	return nil
 }
 
-// Check implements blob.Store: it makes a file in the folder and removes it.
+// Check implements blob.Store: it writes a small file in the folder and removes it.
 func (s *Store) Check(ctx context.Context) error {
 	if err := s.probe(); err != nil {
 		return wrap("check blob folder", s.dir, err)
@@ -229,10 +235,13 @@ func (s *Store) probe() error {
 	if err != nil {
 		return err
 	}
-	if err := s.sys.close(f); err != nil {
-		return err
+	_, err = s.sys.write(f, []byte("x"))
+	err = errors.Join(err, s.sys.close(f))
+	// Missing if another Check was faster.
+	if gone := s.sys.unlink(path); gone != nil && !isMissing(gone) {
+		err = errors.Join(err, gone)
 	}
-	if err := s.sys.unlink(path); err != nil && !isMissing(err) {
+	if err != nil {
 		return err
 	}
 	return s.space.take(0)

@@ -14,8 +14,13 @@ import (
 // to the disk, so that the sync at the end has little left to do.
 const writeBack = 8 << 20
 
-// errLost is what a Writer answers after an error.
-var errLost = errors.New("an earlier write or sync of this upload failed")
+var (
+	// errLost is what a Writer answers after an error.
+	errLost = errors.New("an earlier write or sync of this upload failed")
+	// errNameLost: the kernel reports a failure to one who syncs a folder; another
+	// one's sync may then succeed without the names that are lost.
+	errNameLost = errors.New("the sync of a folder failed since the upload began")
+)
 
 // writer is a blob.Writer on a file.
 type writer struct {
@@ -25,6 +30,7 @@ type writer struct {
 	size      int64
 	flushed   int64       // write-back was started for the bytes before this
 	named     bool        // the file's name is durable
+	failures  int64       // what Store.failures was before the file was made
 	lost      atomic.Bool // a write or a sync failed; a checkpoint may set it beside Write
 	ended     bool
 }
@@ -135,7 +141,11 @@ func (w *writer) syncName() error {
 	if w.named {
 		return nil
 	}
-	if err := w.store.sys.syncDir(filepath.Dir(w.path)); err != nil {
+	err := w.store.syncDir(filepath.Dir(w.path))
+	if err == nil && w.store.failures.Load() != w.failures {
+		err = errNameLost
+	}
+	if err != nil {
 		w.lost.Store(true)
 		return err
 	}

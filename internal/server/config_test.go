@@ -1,0 +1,413 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// writeConfig returns the path of a file with the text, relative to a folder of its own, so
+// that messages are the same in every run.
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("berth.yaml", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return "berth.yaml"
+}
+
+func load(t *testing.T, from Places) *Config {
+	t.Helper()
+	c, err := Load(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestNoConfigurationIsTheDefault(t *testing.T) {
+	c := load(t, Places{Env: []string{"PATH=/bin", "BERTHOLD=x", "BERTH_REGISTRY=localhost:5000"}})
+	c.sources = nil
+	if want := Default(); !reflect.DeepEqual(c, want) {
+		t.Errorf("loaded %+v\nwant   %+v", c, want)
+	}
+	if c.Listen != "127.0.0.1:5000" || c.Data != "./berth-data" || c.InsecureOpen {
+		t.Errorf("listen %q, data %q, insecure_open %v", c.Listen, c.Data, c.InsecureOpen)
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	file := writeConfig(t, "log: {level: error, format: json}\ndata: from-file\nlisten: 127.0.0.1:1\n")
+	c := load(t, Places{
+		File:  file,
+		Env:   []string{"BERTH_DATA=from-env", "BERTH_LISTEN=127.0.0.1:2"},
+		Flags: map[string]string{"listen": "127.0.0.1:3"},
+	})
+	for _, s := range []struct{ key, got, want, source, wantSource string }{
+		{"listen", string(c.Listen), "127.0.0.1:3", c.sources["listen"], "--listen"},
+		{"data", c.Data, "from-env", c.sources["data"], "BERTH_DATA"},
+		{"log.level", string(c.Log.Level), "error", c.sources["log.level"], "berth.yaml:1"},
+		{"sparse", string(c.Sparse), "index", c.sources["sparse"], ""},
+	} {
+		if s.got != s.want || s.source != s.wantSource {
+			t.Errorf("%s is %q from %q, want %q from %q", s.key, s.got, s.source, s.want, s.wantSource)
+		}
+	}
+}
+
+func TestEnvironmentNamesTheFile(t *testing.T) {
+	file := writeConfig(t, "data: from-file\n")
+	if c := load(t, Places{Env: []string{"BERTH_CONFIG=" + file}}); c.Data != "from-file" {
+		t.Errorf("data is %q", c.Data)
+	}
+	other := filepath.Join(t.TempDir(), "other.yaml")
+	if err := os.WriteFile(other, []byte("data: other"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c := load(t, Places{File: other, Env: []string{"BERTH_CONFIG=" + file}}); c.Data != "other" {
+		t.Errorf("--config does not win over BERTH_CONFIG: data is %q", c.Data)
+	}
+	if _, err := Load(Places{File: "absent.yaml"}); err == nil || !strings.Contains(err.Error(), "absent.yaml") {
+		t.Errorf("a missing file gives %v", err)
+	}
+}
+
+func TestEverySettingFromEverywhere(t *testing.T) {
+	const text = `
+listen: unix:/run/berth.sock
+data: /srv/berth
+insecure_open: true
+external_url: https://registry.example.com/
+trusted_proxies: [10.0.0.0/8, 192.0.2.7, "fd00::1/8"]
+sparse: all
+repositories:
+  - {match: "mirror/**", sparse: none}
+delete: false
+disk_reserve: 10%
+limits: {manifest: 8MiB, header: 64KiB, uploads: 3, connections: 9}
+timeouts: {idle: 2m, header: 5s, keep_alive: 1h30m, stop: 0s}
+uploads: {expire: 7d}
+collection: {interval: 0s, grace: 36h}
+log: {level: warn, format: json, access: false}
+metrics: {listen: "127.0.0.1:9000", token: abc, profiles: true}
+`
+	environ := []string{
+		"BERTH_LISTEN=unix:/run/berth.sock", "BERTH_DATA=/srv/berth", "BERTH_INSECURE_OPEN=true",
+		"BERTH_EXTERNAL_URL=https://registry.example.com/", "BERTH_TRUSTED_PROXIES=10.0.0.0/8, 192.0.2.7,fd00::1/8",
+		"BERTH_SPARSE=all", "BERTH_REPOSITORIES=[{match: mirror/**, sparse: none}]", "BERTH_DELETE=false",
+		"BERTH_DISK_RESERVE=10%", "BERTH_LIMITS_MANIFEST=8MiB", "BERTH_LIMITS_HEADER=64KiB", "BERTH_LIMITS_UPLOADS=3",
+		"BERTH_LIMITS_CONNECTIONS=9", "BERTH_TIMEOUTS_IDLE=2m", "BERTH_TIMEOUTS_HEADER=5s", "BERTH_TIMEOUTS_KEEP_ALIVE=1h30m",
+		"BERTH_TIMEOUTS_STOP=0s", "BERTH_UPLOADS_EXPIRE=7d", "BERTH_COLLECTION_INTERVAL=0s", "BERTH_COLLECTION_GRACE=36h",
+		"BERTH_LOG_LEVEL=warn", "BERTH_LOG_FORMAT=json", "BERTH_LOG_ACCESS=false",
+		"BERTH_METRICS_LISTEN=127.0.0.1:9000", "BERTH_METRICS_TOKEN=abc", "BERTH_METRICS_PROFILES=true",
+	}
+	fromFile, fromEnv := load(t, Places{File: writeConfig(t, text)}), load(t, Places{Env: environ})
+	for _, s := range fromFile.settings() {
+		if !strings.HasPrefix(fromFile.sources[s.key], "berth.yaml:") || fromEnv.sources[s.key] != s.env() {
+			t.Errorf("%s is from %q and %q", s.key, fromFile.sources[s.key], fromEnv.sources[s.key])
+		}
+	}
+	fromFile.sources, fromEnv.sources = nil, nil
+	if !reflect.DeepEqual(fromFile, fromEnv) {
+		t.Errorf("the file gives        %+v\nthe environment gives %+v", fromFile, fromEnv)
+	}
+	untouched := Default()
+	for i, s := range untouched.settings() {
+		if got := fromFile.settings()[i].value.Interface(); reflect.DeepEqual(got, s.value.Interface()) {
+			t.Errorf("%s still has its default %v", s.key, got)
+		}
+	}
+}
+
+func TestProblemsOfAFile(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"not YAML", "listen: \":5000\ndata: x\n", "berth.yaml:3: found unexpected end of stream while scanning a quoted scalar that begins in line 1"},
+		{"two documents", "data: x\n---\ndata: y\n", "berth.yaml:2: a second document begins here: a configuration is one document"},
+		{"not a mapping", "- data\n", `berth.yaml:1: this must be a section of settings, "name: value"`},
+		{"unknown", "sparce: all\n", "berth.yaml:1: sparce: there is no such setting; did you mean sparse?"},
+		{"unlike any", "database_connection_pool: 3\n", "berth.yaml:1: database_connection_pool: there is no such setting"},
+		{"unknown in a section", "limits:\n  # largest\n  manifst: 5MiB\n", "berth.yaml:3: limits.manifst: there is no such setting; did you mean limits.manifest?"},
+		{"outside its section", "level: debug\n", "berth.yaml:1: level: there is no such setting; did you mean log.level?"},
+		{"unknown in a rule", "repositories:\n  - match: a\n    sparse: all\n    delete: false\n", "berth.yaml:4: repositories[0].delete: there is no such setting"},
+		{"merge key", "x: &x {data: y}\n", "berth.yaml:1: x: there is no such setting"},
+		{"twice", "data: x\nlog: {}\ndata: y\n", "berth.yaml:3: data: this is set twice, first in line 1"},
+		{"no value", "data:\n", `berth.yaml:1: data: there is no value: remove the key, or write "" for an empty one`},
+		{"section for a value", "data: {x: y}\n", "berth.yaml:1: data: this must be one value, not a list or a section"},
+		{"value for a section", "log: debug\n", `berth.yaml:1: log: this must be a section of settings, "name: value"`},
+		{"value for a list", "trusted_proxies: 10.0.0.0/8\n", "berth.yaml:1: trusted_proxies: this must be a list"},
+		{"bad item", "trusted_proxies:\n  - 10.0.0.0/8\n  - 10.0.0.0/33\n", `berth.yaml:3: trusted_proxies[1]: "10.0.0.0/33" is neither an address nor a network: write 10.0.0.0/8, 10.1.2.3, fd00::/8 or the like`},
+		{"rule without a pattern", "repositories:\n  - sparse: all\n", `berth.yaml:2: repositories[0]: "match" is missing`},
+		{"pattern of no name", "repositories: [{match: Team/*, sparse: all}]\n", `berth.yaml:1: repositories[0].match: "Team/*" can match no name: a name is lower-case letters, digits, '.', '_' and '-', its parts separated by one '/'`},
+		{"pattern that is none", "repositories: [{match: 'a[b', sparse: all}]\n", `berth.yaml:1: repositories[0].match: "a[b" is not a pattern: a bracket or brace is not closed`},
+		{"boolean", "delete: no\n", `berth.yaml:1: delete: "no" must be true or false`},
+		{"number", "limits: {uploads: many}\n", `berth.yaml:1: limits.uploads: "many" must be a whole number`},
+		{"choice", "log: {format: xml}\n", `berth.yaml:1: log.format: "xml" must be text or json`},
+		{"size", "limits: {header: 10Gi}\n", `berth.yaml:1: limits.header: "10Gi" is not a size: write a number of bytes, or one with a unit, such as 512KiB, 4MiB or 10GB`},
+		{"duration", "timeouts: {idle: 60}\n", `berth.yaml:1: timeouts.idle: "60" is not a duration: write a number with its unit, such as 30s, 5m, 24h or 7d`},
+		{"address", "listen: 5000\n", `berth.yaml:1: listen: "5000" is not an address: write HOST:PORT such as 127.0.0.1:5000 or [::1]:5000, :5000 for all addresses of this machine, or unix:PATH`},
+		{"url with a path", "external_url: https://example.com/registry\n", `berth.yaml:1: external_url: "https://example.com/registry" must end after the host: clients look for a registry at the path /v2/ only`},
+		{"too small", "limits:\n  manifest: 1MiB\n", "berth.yaml:2: limits.manifest: 1MiB is too small: clients count on 4MiB"},
+		{"without effect", "metrics: {profiles: true}\n", "berth.yaml:1: metrics.profiles: this has no effect without metrics.listen"},
+		{"all at once", "lissen: a\nlimits: {uploads: x}\nsparse: some\n", "berth.yaml:1: lissen: there is no such setting; did you mean listen?\n" +
+			"berth.yaml:2: limits.uploads: \"x\" must be a whole number\nberth.yaml:3: sparse: \"some\" must be none, index or all"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Load(Places{File: writeConfig(t, tt.text)})
+			if _, ok := errors.AsType[*ConfigError](err); !ok || err.Error() != tt.want {
+				t.Errorf("the error is\n%v\nwant\n%s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestEmptySectionsAndListsAreDefaults(t *testing.T) {
+	for _, text := range []string{"", "# nothing\n", "---\n", "log:\n  # level: debug\ntrusted_proxies:\n  # - 10.0.0.0/8\nrepositories:\n"} {
+		c := load(t, Places{File: writeConfig(t, text)})
+		c.sources = nil
+		if !reflect.DeepEqual(c, Default()) {
+			t.Errorf("%q gives %+v", text, c)
+		}
+	}
+}
+
+func TestAliasesAndAnchors(t *testing.T) {
+	c := load(t, Places{File: writeConfig(t, "timeouts:\n  idle: &t 90s\n  header: *t\n")})
+	if c.Timeouts.Header != c.Timeouts.Idle || c.Timeouts.Idle.String() != "1m30s" {
+		t.Errorf("timeouts are %+v", c.Timeouts)
+	}
+	// A document that contains itself must end.
+	if _, err := Load(Places{File: writeConfig(t, "repositories: &r\n  - match: *r\n    sparse: all\n")}); err == nil {
+		t.Error("a list as a pattern is accepted")
+	}
+}
+
+func TestProblemsOfTheEnvironment(t *testing.T) {
+	for _, tt := range []struct{ entry, want string }{
+		{"BERTH_LISTN=x", "BERTH_LISTN: there is no such setting; did you mean BERTH_LISTEN?"},
+		{"BERTH_LEVEL=debug", "BERTH_LEVEL: there is no such setting; did you mean BERTH_LOG_LEVEL?"},
+		{"BERTH_LIMITS=x", "BERTH_LIMITS: there is no such setting"},
+		{"BERTH_PORT=5000", "BERTH_PORT: there is no such setting"},
+		{"BERTH_DELETE=1", `BERTH_DELETE: "1" must be true or false`},
+		{"BERTH_TRUSTED_PROXIES=10.0.0.0/8,x", `BERTH_TRUSTED_PROXIES: "x" is neither an address nor a network: write 10.0.0.0/8, 10.1.2.3, fd00::/8 or the like`},
+		{"BERTH_REPOSITORIES=[{match: a}]", `BERTH_REPOSITORIES: repositories[0]: "sparse" is missing`},
+		{"BERTH_REPOSITORIES=[", "BERTH_REPOSITORIES: did not find expected node content while parsing a flow node"},
+		{"BERTH_TIMEOUTS_IDLE=1ms", "BERTH_TIMEOUTS_IDLE: 1ms is too short: it must be 1s at least"},
+	} {
+		_, err := Load(Places{Env: []string{tt.entry}})
+		if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%s gives\n%v\nwant\n%s", tt.entry, err, tt.want)
+		}
+	}
+	if _, err := Load(Places{Flags: map[string]string{"log.level": "loud"}}); err == nil || err.Error() != `--log-level: "loud" must be debug, info, warn or error` {
+		t.Errorf("a bad flag gives %v", err)
+	}
+}
+
+// Kubernetes sets these in each container beside a Service called berth, berth-web or berth-port.
+func TestServiceLinksOfKubernetesAreNoSettings(t *testing.T) {
+	load(t, Places{Env: []string{
+		"BERTH_SERVICE_HOST=10.0.0.1", "BERTH_SERVICE_PORT=5000", "BERTH_SERVICE_PORT_HTTP=5000", "BERTH_PORT=tcp://10.0.0.1:5000",
+		"BERTH_PORT_5000_TCP=tcp://10.0.0.1:5000", "BERTH_PORT_5000_TCP_PROTO=tcp", "BERTH_PORT_5000_TCP_PORT=5000", "BERTH_PORT_5000_TCP_ADDR=10.0.0.1",
+		"BERTH_WEB_SERVICE_HOST=10.0.0.1", "BERTH_WEB_PORT=udp://10.0.0.1:5000", "BERTH_WEB_PORT_80_UDP_ADDR=10.0.0.1",
+	}})
+}
+
+func TestExposureIsRefused(t *testing.T) {
+	for _, tt := range []struct {
+		listen  string
+		refused bool
+	}{
+		{"127.0.0.1:5000", false}, {"127.8.8.8:5000", false}, {"[::1]:5000", false}, {"[::ffff:127.0.0.1]:5000", false},
+		{"unix:/run/berth.sock", false}, {"localhost:5000", false},
+		{":5000", true}, {"0.0.0.0:5000", true}, {"[::]:5000", true}, {"192.0.2.1:5000", true}, {"[2001:db8::1]:5000", true}, {"[fe80::1%eth0]:5000", true},
+	} {
+		_, err := Load(Places{Flags: map[string]string{"listen": tt.listen}})
+		if (err != nil) != tt.refused {
+			t.Errorf("listen on %s: %v", tt.listen, err)
+		}
+		if err != nil {
+			for _, say := range []string{"--listen: " + tt.listen, "127.0.0.1:5000", "--insecure-open", "BERTH_INSECURE_OPEN", "insecure_open"} {
+				if !strings.Contains(err.Error(), say) {
+					t.Errorf("the error %q does not say %q", err, say)
+				}
+			}
+		}
+		load(t, Places{Flags: map[string]string{"listen": tt.listen, "insecure_open": "true"}})
+	}
+
+	metrics := map[string]string{"metrics.listen": ":9000"}
+	if _, err := Load(Places{Flags: metrics}); err == nil || !strings.Contains(err.Error(), "metrics.token") {
+		t.Errorf("metrics open to everyone give %v", err)
+	}
+	load(t, Places{Flags: metrics, Env: []string{"BERTH_METRICS_TOKEN=x"}})
+}
+
+func TestPrintReadsBackTheSame(t *testing.T) {
+	file := writeConfig(t, `
+listen: ":0"
+insecure_open: true
+data: "odd: 'name' # with \"marks\"\t"
+trusted_proxies: [10.0.0.0/8, "::1"]
+repositories:
+  - {match: "**", sparse: none}
+  - {match: "a/{b,c}/*", sparse: all}
+external_url: http://[::1]:5000
+disk_reserve: 0
+timeouts: {stop: 0s, idle: 90m}
+`)
+	c := load(t, Places{File: file, Env: []string{"BERTH_SPARSE=none"}})
+	var out bytes.Buffer
+	if err := c.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("printed.yaml", out.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again := load(t, Places{File: "printed.yaml"})
+	for _, want := range []string{"sparse: none # BERTH_SPARSE\n", "listen: :0 # berth.yaml:2\n", "delete: true # default\n", "repositories: # berth.yaml:7\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the output lacks %q:\n%s", want, out.String())
+		}
+	}
+	for _, s := range again.settings() {
+		if !strings.HasPrefix(again.sources[s.key], "printed.yaml:") {
+			t.Errorf("%s is not printed", s.key)
+		}
+	}
+	c.sources, again.sources = nil, nil
+	if !reflect.DeepEqual(c, again) {
+		t.Errorf("printed and read: %+v\nwant %+v\n%s", again, c, out.String())
+	}
+}
+
+func TestSecretsStayHidden(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"BERTH_METRICS_LISTEN=127.0.0.1:0", "BERTH_METRICS_TOKEN=file:" + file}
+	c := load(t, Places{Env: env})
+	if got := c.Metrics.Token.Reveal(); got != "s3cret" {
+		t.Fatalf("the token is %q", got)
+	}
+	var out, log bytes.Buffer
+	if err := c.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	NewLogger(Log{Format: "json"}, &log).Info("x", "config", c, "token", c.Metrics.Token)
+	NewLogger(Log{Format: "text"}, &log).Info("x", "config", c, "token", c.Metrics.Token)
+	shown := out.String() + log.String() + fmt.Sprintf("%v %+v %#v %v %q %x", c, c, c, c.Metrics, c.Metrics.Token, c.Metrics.Token)
+	if strings.Contains(shown, "s3cret") || strings.Contains(shown, fmt.Sprintf("%x", "s3cret")) {
+		t.Errorf("the secret is shown: %s", shown)
+	}
+	if want := "# token: [hidden] # BERTH_METRICS_TOKEN\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("the output lacks %q", want)
+	}
+
+	for _, content := range []string{"", "\n", strings.Repeat("x", maxSecret+1)} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(Places{Env: env}); err == nil || !strings.Contains(err.Error(), "BERTH_METRICS_TOKEN: read the secret: "+file) {
+			t.Errorf("a secret of %d bytes gives %v", len(content), err)
+		}
+	}
+}
+
+// The struct is the manual, so each field has to say what it is.
+func TestEverySettingIsDescribed(t *testing.T) {
+	docs := fieldDocs(configSource)
+	c, names := Default(), make(map[string]string)
+	for _, s := range c.settings() {
+		if len(docs[s.owner.Name()+"."+s.field]) < 10 {
+			t.Errorf("%s.%s has no comment", s.owner.Name(), s.field)
+		}
+		if other, taken := names[s.env()]; taken {
+			t.Errorf("%s and %s share %s", s.key, other, s.env())
+		}
+		names[s.env()] = s.key
+	}
+	for i := range reflect.TypeFor[Config]().NumField() {
+		if f := reflect.TypeFor[Config]().Field(i); f.IsExported() && docs["Config."+f.Name] == "" {
+			t.Errorf("Config.%s has no comment", f.Name)
+		}
+	}
+	if strings.Contains(docs["Config"], "\t") || !strings.HasPrefix(docs["Config"], "Config is everything") {
+		t.Errorf("the beginning of the manual reads %q", docs["Config"])
+	}
+}
+
+func TestSparseFor(t *testing.T) {
+	c := load(t, Places{Env: []string{
+		"BERTH_SPARSE=index",
+		"BERTH_REPOSITORIES=[{match: mirror/strict, sparse: none}, {match: mirror/**, sparse: all}, {match: '*/tmp', sparse: none}, {match: 'a{b,c}', sparse: all}]",
+	}})
+	for name, want := range map[oci.Repository]Sparse{
+		"mirror/strict": SparseNone, "mirror/strict/er": SparseAll, "mirror": SparseAll, "mirror/a": SparseAll, "mirror/a/b/c": SparseAll,
+		"mirrors/a": SparseIndex, "x/tmp": SparseNone, "x/y/tmp": SparseIndex, "ab": SparseAll, "ad": SparseIndex,
+	} {
+		if got := c.SparseFor(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { c.SparseFor("team/project/app") }); n != 0 {
+		t.Errorf("SparseFor allocates %v times", n)
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add("listen: :5000\ninsecure_open: true\n", "BERTH_LOG_LEVEL=debug")
+	f.Add("repositories: &r\n  - {match: a/**, sparse: all}\ntrusted_proxies: [10.0.0.0/8]\n", "BERTH_REPOSITORIES=[{match: a, sparse: all}]")
+	f.Add("limits: {manifest: 8MiB}\ntimeouts: {idle: 1d}\ndisk_reserve: 1GiB or 5%\n", "BERTH_DISK_RESERVE=99.9%")
+	f.Add("data: *a\n--- !!map {}\n", "BERTH_LIMITS_HEADER=1.5MiB")
+	f.Fuzz(func(t *testing.T, text, entry string) {
+		if strings.Contains(text+entry, "file:") || strings.Contains(entry, "BERTH_CONFIG") {
+			t.Skip("reads any file")
+		}
+		c := Default()
+		c.sources = make(map[string]string)
+		problems := c.readYAML("f", []byte(text))
+		for _, p := range problems {
+			if !strings.HasPrefix(p.Where, "f:") || p.Message == "" {
+				t.Fatalf("%q gives %+v", text, p)
+			}
+		}
+		if _, err := Load(Places{Env: []string{entry}}); err != nil && err.Error() == "" {
+			t.Fatal("an error without text")
+		}
+		if len(problems) > 0 || len(c.check()) > 0 {
+			return
+		}
+		var out bytes.Buffer
+		if err := c.Print(&out); err != nil {
+			t.Fatal(err)
+		}
+		again := Default()
+		again.sources = make(map[string]string)
+		if problems := again.readYAML("printed", out.Bytes()); len(problems) > 0 {
+			t.Fatalf("%v\n%s", problems, out.String())
+		}
+		c.sources, again.sources = nil, nil
+		again.Metrics.Token = c.Metrics.Token // which is not printed
+		if c.text() != again.text() {
+			t.Fatalf("printed and read: %s\nwant %s", again.text(), c.text())
+		}
+	})
+}
+
+// text shows a configuration for comparison; an empty list is a missing one.
+func (c *Config) text() string {
+	var b strings.Builder
+	for _, s := range c.settings() {
+		fmt.Fprintf(&b, "%s=%q\n", s.key, fmt.Sprint(s.value.Interface()))
+	}
+	return b.String()
+}
