@@ -32,7 +32,9 @@ Everything that can be set is shown by "berth config print".`,
 		}
 		// The context ends with the first signal. The second one ends the process, which
 		// leaves what a crash leaves.
-		log := server.NewLogger(cfg.Log, cmd.ErrOrStderr())
+		lines := server.NewLogWriter(cmd.ErrOrStderr())
+		defer lines.Close()
+		log := server.NewLogger(cfg.Log, lines)
 		return tellProblems(cmd, server.Run(cmd.Context(), cfg, log))
 	}
 	return cmd

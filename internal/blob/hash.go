@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
 )
@@ -24,7 +25,7 @@ func HashObject(ctx context.Context, store Store, key string, alg oci.Algorithm)
 		if err := ctx.Err(); err != nil {
 			return oci.Digest{}, 0, fmt.Errorf("hash object %s: %w", key, err)
 		}
-		n, err := fill(r, b.bytes)
+		n, err := fill(r, b.bytes, time.Time{})
 		h.Write(b.bytes[:n])
 		size += int64(n)
 		if err == io.EOF {

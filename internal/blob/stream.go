@@ -46,7 +46,7 @@ func (s *stream) run(ctx context.Context, r io.Reader) (readErr, err error) {
 		}
 		b := newBuffer(size)
 		start := time.Now()
-		b.n, readErr = fill(r, b.bytes)
+		b.n, readErr = fill(r, b.bytes, s.upload.due())
 		if time.Since(start)*fastRate < time.Duration(b.n)*time.Second {
 			size = largeBuffer
 		} else {
@@ -105,7 +105,8 @@ func (s *stream) checkpoint(ctx context.Context) error {
 			return nil
 		}
 	}
-	if u.every <= 0 || u.w.Size()-u.saved < u.every {
+	size := u.w.Size()
+	if u.every <= 0 || size == u.saved || size-u.saved < u.every && time.Now().Before(u.due()) {
 		return nil
 	}
 	s.stopHasher() // so that the hash is of all that is written
@@ -114,7 +115,7 @@ func (s *stream) checkpoint(ctx context.Context) error {
 		return err
 	}
 	persist := u.w.Checkpoint()
-	u.saved = u.w.Size()
+	u.saved, u.savedAt = size, time.Now()
 	s.saving = make(chan error, 1)
 	// A client that leaves is the reason to have a checkpoint, not to give it up.
 	ctx = context.WithoutCancel(ctx)
@@ -135,8 +136,9 @@ func (s *stream) stopHasher() {
 	}
 }
 
-// fill reads until less than minRead is free in p, or r fails.
-func fill(r io.Reader, p []byte) (n int, err error) {
+// fill reads until less than minRead is free in p, or r fails. A slow client's
+// bytes are handed on when the time until has come.
+func fill(r io.Reader, p []byte, until time.Time) (n int, err error) {
 	for empty := 0; len(p)-n >= minRead; {
 		m, err := r.Read(p[n:])
 		n += m
@@ -145,6 +147,9 @@ func fill(r io.Reader, p []byte) (n int, err error) {
 		}
 		if m > 0 {
 			empty = 0
+			if !until.IsZero() && time.Now().After(until) {
+				return n, nil
+			}
 		} else if empty++; empty == 100 {
 			return n, io.ErrNoProgress
 		}

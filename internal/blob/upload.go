@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
 )
@@ -19,9 +20,21 @@ type Upload struct {
 	hash hash.Hash
 	err  error // the store's first error; hash and bytes may differ since
 
-	every int64 // bytes between checkpoints; 0 for none
-	save  SaveFunc
-	saved int64 // size at the last checkpoint
+	every   int64 // bytes between checkpoints; 0 for none
+	save    SaveFunc
+	saved   int64     // size at the last checkpoint
+	savedAt time.Time // its time
+}
+
+// CheckpointAge is the time after which bytes are in a checkpoint, however few they are.
+const CheckpointAge = 10 * time.Minute
+
+// due returns when bytes must get into a checkpoint; zero for never.
+func (u *Upload) due() time.Time {
+	if u.every <= 0 {
+		return time.Time{}
+	}
+	return u.savedAt.Add(CheckpointAge)
 }
 
 // SaveFunc keeps what ResumeUpload needs: a durable state and the hash state at its Size.
@@ -53,11 +66,11 @@ func ResumeUpload(w Writer, alg oci.Algorithm, hashState []byte) (*Upload, error
 }
 
 // CheckpointEvery makes ReadFrom checkpoint the Writer each time about n more bytes have
-// come, beside the stream, and call save with the result. Calls of save do not
+// come, or CheckpointAge has passed, beside the stream, and call save with the result. Calls of save do not
 // overlap, and none is made after ReadFrom has returned. An error of
 // save ends ReadFrom.
 func (u *Upload) CheckpointEvery(n int64, save SaveFunc) {
-	u.every, u.save = n, save
+	u.every, u.save, u.savedAt = n, save, time.Now()
 }
 
 // ReadFrom appends what r yields up to its end and returns how many bytes that were.

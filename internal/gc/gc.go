@@ -24,7 +24,7 @@ type Options struct {
 	Log *slog.Logger
 	// Interval is the time between two passes.
 	Interval time.Duration
-	// Grace is how long a blob stays that no manifest needs, since it was pushed, asked for,
+	// Grace is how long a blob stays at least that no manifest needs, since it was pushed, asked for,
 	// or lost its last manifest.
 	Grace time.Duration
 	// UploadExpiry is how long an upload session stays that nobody uses.
@@ -104,7 +104,9 @@ func (c *Collector) Collect(ctx context.Context) (Result, error) {
 // blobs takes unreferenced blobs from their repositories.
 func (c *Collector) blobs(ctx context.Context, res *Result) error {
 	now := time.Now()
-	before := now.Add(-c.opts.Grace)
+	// Who asks for a blob in the first quarter of its grace period is not noted
+	// (registry.CheckBlob), but can rely on it for a whole period, too.
+	before := now.Add(-c.opts.Grace - c.opts.Grace/4)
 	for {
 		links, err := c.db.UnreferencedBlobs(ctx, before, batch)
 		if err != nil {

@@ -94,7 +94,12 @@ func (db *DB) update(ctx context.Context, do func(*tx) error) error {
 
 func (w *writer) run() {
 	defer close(w.done)
-	defer w.conn.Close()
+	defer func() {
+		for _, s := range w.stmts {
+			s.Close() // or SQLite would keep the file open, and its log
+		}
+		w.conn.Close()
+	}()
 	group := make([]*change, 0, maxGroup)
 	for first := range w.changes {
 		group = append(group[:0], first)

@@ -13,14 +13,12 @@ import (
 )
 
 const (
-	// checkpointBytes and checkpointAfter say how much of a body at most is sent again
-	// after a crash. The collector also relies on the time: an object that
-	// is older and has no row belongs to nobody.
+	// checkpointBytes says how much of a body is sent again at most after a crash.
 	checkpointBytes = 64 << 20
-	checkpointAfter = 10 * time.Minute
-	// maxRowless is how long an upload may go without a row. Only a machine that was
-	// suspended meanwhile gets there; the collector may have swept the object then.
-	maxRowless = 30 * time.Minute
+	// maxRowless is how long an upload may go without a row. Since checkpoints are made by time,
+	// too, only a machine that was suspended meanwhile gets there; the collector may have
+	// swept the object then.
+	maxRowless = 3 * blob.CheckpointAge
 )
 
 // Body is what a client sends of a blob.

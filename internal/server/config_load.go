@@ -86,12 +86,7 @@ func Load(from Places) (*Config, error) {
 }
 
 func (c *Config) readFile(name string) []Problem {
-	f, err := os.Open(name)
-	if err != nil {
-		return []Problem{{Message: fmt.Sprintf("read the configuration: %v", err)}}
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	text, err := readSmall(name, maxConfig)
 	if err != nil {
 		return []Problem{{Message: fmt.Sprintf("read the configuration: %v", err)}}
 	}
@@ -100,9 +95,6 @@ func (c *Config) readFile(name string) []Problem {
 
 // readYAML sets what the text of a file sets.
 func (c *Config) readYAML(name string, text []byte) []Problem {
-	if len(text) > maxConfig {
-		return []Problem{{Where: name, Message: "this file has more than 1 MiB: it is no configuration"}}
-	}
 	root, problem := parseYAML(text)
 	if problem != nil {
 		problem.Where = name + ":" + problem.Where

@@ -128,7 +128,7 @@ func (s *Server) newHTTPServer(work context.Context, app http.Handler) *http.Ser
 			defer s.requests.Add(-1)
 			app.ServeHTTP(w, r)
 		}),
-		ReadHeaderTimeout: t.Header.D(),
+		
 		IdleTimeout:       t.KeepAlive.D(),
 		MaxHeaderBytes:    int(s.cfg.Limits.Header),
 		Protocols:         protocols,
@@ -160,6 +160,9 @@ func (s *Server) MetricsAddr() net.Addr {
 // timeouts.stop. In the end storage is closed and the data folder given back.
 // The error is nil if every request could end.
 func (s *Server) Serve(ctx context.Context) error {
+	if s.cfg.InsecureOpen {
+		s.log.Warn("insecure_open is set: everyone who reaches this server can pull, push and delete")
+	}
 	failed := make(chan error, 2)
 	go func() { failed <- s.http.Serve(&limited{Listener: s.listener, c: s.conns}) }()
 	if s.metricsHTTP != nil {
@@ -167,9 +170,6 @@ func (s *Server) Serve(ctx context.Context) error {
 		s.log.Info("serving metrics", "address", s.metricsListener.Addr().String())
 	}
 	s.log.Info("serving", "address", s.listener.Addr().String(), "data", s.cfg.Data)
-	if s.cfg.InsecureOpen {
-		s.log.Warn("insecure_open is set: everyone who reaches this server can pull, push and delete")
-	}
 	notifyManager("READY=1")
 
 	var err error

@@ -173,6 +173,18 @@ func TestStopHasALimit(t *testing.T) {
 	}
 }
 
+func TestServeEndsWhenTheListenerFails(t *testing.T) {
+	s := start(t, newGate(), nil)
+	if a := get(client(t, false), s.url); a.err != nil {
+		t.Fatal(a.err)
+	}
+	s.listener.Close()
+	if err := await(t, s.result, "the end"); !errors.Is(err, net.ErrClosed) || !strings.HasPrefix(err.Error(), "accept connections: ") {
+		t.Errorf("Serve returns %v", err)
+	}
+	await(t, s.closed, "the application's end")
+}
+
 func TestSecondServerIsRefused(t *testing.T) {
 	s := start(t, newGate(), nil)
 	cfg := Default()

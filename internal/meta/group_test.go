@@ -1,0 +1,323 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// group makes changes that share one transaction: they queue behind one that waits.
+// It returns what became of each.
+func group(t *testing.T, db *DB, changes ...func() error) []error {
+	t.Helper()
+	release := hold(t, db)
+	errs := make([]error, len(changes))
+	var all sync.WaitGroup
+	for i, c := range changes {
+		all.Go(func() { errs[i] = c() })
+		queued(t, db, i+1) // one by one, so that the order is known
+	}
+	release()
+	all.Wait()
+	return errs
+}
+
+// hold keeps the writer busy until release is called.
+func hold(t *testing.T, db *DB) (release func()) {
+	t.Helper()
+	entered, leave, left := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		left <- db.update(context.Background(), func(*tx) error {
+			close(entered)
+			<-leave
+			return nil
+		})
+	}()
+	<-entered
+	return func() {
+		close(leave)
+		if err := <-left; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// queued waits until n changes wait for their turn.
+func queued(t *testing.T, db *DB, n int) {
+	t.Helper()
+	for range 10_000 {
+		if len(db.writer.changes) >= n {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("%d changes wait, want %d", len(db.writer.changes), n)
+}
+
+func set(db *DB, ctx context.Context, name string) func() error {
+	return func() error { return db.SetSetting(ctx, name, []byte(name)) }
+}
+
+func wantSettings(t *testing.T, db *DB, want map[string]bool) {
+	t.Helper()
+	for name, there := range want {
+		v, err := db.Setting(t.Context(), name)
+		if there && (err != nil || string(v) != name) || !there && !errors.Is(err, ErrNotFound) {
+			t.Errorf("setting %s: %q, %v; want it: %v", name, v, err, there)
+		}
+	}
+}
+
+func TestGroupSharesOneCommit(t *testing.T) {
+	db := newDB(t)
+	inside, outside := -1, -1
+	changes := []func() error{}
+	for i := range 20 {
+		changes = append(changes, set(db, t.Context(), fmt.Sprint(i)))
+	}
+	changes = append(changes, func() error {
+		return db.update(t.Context(), func(x *tx) error {
+			outside = count(t, db, "setting")
+			return x.queryRow(`SELECT COUNT(*) FROM setting`).Scan(&inside)
+		})
+	})
+	for i, err := range group(t, db, changes...) {
+		if err != nil {
+			t.Errorf("change %d: %v", i, err)
+		}
+	}
+	if inside != 20 || outside != 0 {
+		t.Errorf("the last change of the group saw %d of the others, a reader %d at that time; want 20 and 0", inside, outside)
+	}
+	if n := count(t, db, "setting"); n != 20 {
+		t.Errorf("%d settings, want 20", n)
+	}
+}
+
+// What goes wrong with one change of a group is its own affair.
+func TestGroupIsNotHurtByOne(t *testing.T) {
+	db := newDB(t)
+	boom := errors.New("boom")
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	writeThen := func(name string, then func(*tx) error) func() error {
+		return func() error {
+			return db.update(t.Context(), func(x *tx) error {
+				if _, err := x.exec(`INSERT INTO setting (name, value) VALUES ($1, $1)`, name); err != nil {
+					return err
+				}
+				return then(x)
+			})
+		}
+	}
+	errs := group(t, db,
+		set(db, t.Context(), "first"),
+		writeThen("fails", func(*tx) error { return boom }),
+		set(db, t.Context(), "second"),
+		writeThen("panics", func(*tx) error { panic("at the disco") }),
+		set(db, cancelled, "cancelled"),
+		writeThen("breaks a key", func(x *tx) error {
+			_, err := x.exec(`INSERT INTO tag (repository_id, name, manifest_id, updated_at) VALUES (77, 'x', 77, 0)`)
+			return err
+		}),
+		writeThen("is no SQL", func(x *tx) error { _, err := x.exec(`SELEKT`); return err }),
+		writeThen("panics while it reads", func(x *tx) error {
+			return x.query(func(func(...any) error) error { panic("reading") }, `SELECT name FROM setting`)
+		}),
+		set(db, t.Context(), "third"),
+	)
+	for i, want := range []func(error) bool{
+		func(err error) bool { return err == nil },
+		func(err error) bool { return err == boom },
+		func(err error) bool { return err == nil },
+		func(err error) bool {
+			return err != nil && strings.Contains(err.Error(), "at the disco") && strings.Contains(err.Error(), "group_test.go")
+		},
+		func(err error) bool { return errors.Is(err, context.Canceled) },
+		isForeignKey,
+		func(err error) bool { return err != nil && strings.Contains(err.Error(), "SELEKT") },
+		func(err error) bool { return err != nil && strings.Contains(err.Error(), "reading") },
+		func(err error) bool { return err == nil },
+	} {
+		if !want(errs[i]) {
+			t.Errorf("change %d: %v", i, errs[i])
+		}
+	}
+	wantSettings(t, db, map[string]bool{"first": true, "second": true, "third": true, "fails": false, "panics": false,
+		"cancelled": false, "breaks a key": false, "is no SQL": false, "panics while it reads": false})
+	if err := db.SetSetting(t.Context(), "after", []byte("after")); err != nil {
+		t.Errorf("the writer does not go on: %v", err)
+	}
+}
+
+func TestGroupOfFailuresOnly(t *testing.T) {
+	db := newDB(t)
+	boom := errors.New("boom")
+	fail := func() error { return db.update(t.Context(), func(*tx) error { return boom }) }
+	for i, err := range group(t, db, fail, fail) {
+		if err != boom {
+			t.Errorf("change %d: %v", i, err)
+		}
+	}
+	if err := db.SetSetting(t.Context(), "after", []byte("x")); err != nil {
+		t.Errorf("the writer does not go on: %v", err)
+	}
+}
+
+// SQLite rolls back a whole transaction when there is no room for one of its changes. The
+// others of the group run again without it, and their callers hear nothing of it.
+func TestGroupSurvivesLostTransaction(t *testing.T) {
+	db := newDB(t)
+	limit := func(pages string) {
+		t.Helper()
+		if err := db.update(t.Context(), func(x *tx) error {
+			var n int
+			return x.queryRow(`PRAGMA max_page_count = ` + pages).Scan(&n)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var pages int
+	if err := db.read.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
+		t.Fatal(err)
+	}
+	limit(fmt.Sprint(pages + 10))
+	var runs atomic.Int64
+	counted := func(name string) func() error {
+		return func() error {
+			return db.update(t.Context(), func(x *tx) error {
+				runs.Add(1)
+				_, err := x.exec(`INSERT INTO setting (name, value) VALUES ($1, $1)`, name)
+				return err
+			})
+		}
+	}
+	big := func() error { return db.SetSetting(t.Context(), "big", make([]byte, 1<<20)) }
+	errs := group(t, db, counted("first"), counted("second"), big, counted("third"))
+	for i, err := range errs {
+		if full := IsFull(err); full != (i == 2) || err != nil && !full {
+			t.Errorf("change %d: %v", i, err)
+		}
+	}
+	if runs.Load() <= 3 {
+		t.Errorf("the changes ran %d times: the transaction was not lost, so nothing was tested", runs.Load())
+	}
+	wantSettings(t, db, map[string]bool{"first": true, "second": true, "third": true, "big": false})
+	if err := big(); !IsFull(err) {
+		t.Errorf("alone: %v", err)
+	}
+	limit("1000000")
+	if err := big(); err != nil {
+		t.Errorf("when there is room again: %v", err)
+	}
+}
+
+// A change whose turn has come is not stopped by its context: the outcome is what the caller hears.
+func TestCancelledTooLate(t *testing.T) {
+	db := newDB(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := db.update(ctx, func(x *tx) error {
+		cancel()
+		_, err := x.exec(`INSERT INTO setting (name, value) VALUES ('a', 'a')`)
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	wantSettings(t, db, map[string]bool{"a": true})
+	if _, err := db.Setting(ctx, "a"); err != nil {
+		t.Errorf("a read with a context that has ended: %v", err)
+	}
+}
+
+func TestClose(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "berth.db")
+	db := openDB(t, path)
+	put := image(t, db, "a", "a", "t")
+	release := hold(t, db)
+	errs := make([]error, 20)
+	var all sync.WaitGroup
+	for i := range errs {
+		all.Go(func() { errs[i] = set(db, t.Context(), fmt.Sprint(i))() })
+	}
+	queued(t, db, len(errs))
+	closed := make(chan error)
+	go func() { closed <- db.Close() }()
+	select {
+	case err := <-closed:
+		t.Fatalf("Close did not wait for the changes under way: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	release()
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	all.Wait()
+	for i, err := range errs {
+		if err != nil {
+			t.Errorf("change %d was under way: %v", i, err)
+		}
+	}
+	if err := db.SetSetting(t.Context(), "late", nil); !errors.Is(err, errClosed) {
+		t.Errorf("a change after Close: %v", err)
+	}
+	if _, err := db.Setting(t.Context(), "0"); err == nil || errors.Is(err, ErrNotFound) {
+		t.Errorf("a read after Close: %v", err)
+	}
+	if err := db.Check(t.Context()); err == nil {
+		t.Error("Check after Close says that all is well")
+	}
+	if err := db.Close(); err != nil {
+		t.Errorf("closed again: %v", err)
+	}
+	if files, err := os.ReadDir(filepath.Dir(path)); err != nil || len(files) != 1 {
+		t.Errorf("a closed database is one file; here are %v, %v", files, err)
+	}
+	db = openDB(t, path)
+	for i := range errs {
+		wantSettings(t, db, map[string]bool{fmt.Sprint(i): true})
+	}
+	if m, err := db.Manifest(t.Context(), "a", byTag("t"), true); err != nil || m.Digest != put.Digest {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+// Changes that race with Close are made, or refused.
+func TestCloseUnderLoad(t *testing.T) {
+	for range rounds(20) {
+		path := filepath.Join(t.TempDir(), "berth.db")
+		db := openDB(t, path)
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		made := make(map[string]bool)
+		for i := range 16 {
+			all.Go(func() {
+				for j := 0; ; j++ {
+					name := fmt.Sprint(i, "-", j)
+					err := set(db, t.Context(), name)()
+					mu.Lock()
+					made[name] = err == nil
+					mu.Unlock()
+					if err != nil {
+						if !errors.Is(err, errClosed) {
+							t.Error(err)
+						}
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(5 * time.Millisecond)
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+		all.Wait()
+		wantSettings(t, openDB(t, path), made)
+	}
+}
