@@ -67,7 +67,7 @@ func hintAnswer(answer *upstream.Error, op *upstream.OpError, host string) strin
 		case op == nil:
 		case op.Repository == "":
 			return fmt.Sprintf("%s does not list its repositories", host)
-		case answer.Code == oci.CodeNameUnknown:
+		case answer.Code == oci.CodeNameUnknown && answer.Message == "":
 			return "there is no such repository"
 		}
 	}

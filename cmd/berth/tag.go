@@ -147,14 +147,19 @@ func (l *tagList) details(ctx context.Context, repo *upstream.Repository, w, err
 		}
 		flush = tab.flush
 	}
-	failed := 0
+	written, failed := 0, 0
+	flushWritten := func() {
+		if written > 0 {
+			flush()
+		}
+	}
 	for t, err := range inOrder(ctx, repo.Tags(ctx), l.parallel, look) {
 		switch {
 		case err != nil:
-			flush()
+			flushWritten()
 			return err
 		case ctx.Err() != nil:
-			flush()
+			flushWritten()
 			return context.Cause(ctx)
 		case errors.Is(t.err, upstream.ErrNotFound) && t.digest.IsZero():
 			// Deleted since the list was made.
@@ -162,6 +167,7 @@ func (l *tagList) details(ctx context.Context, repo *upstream.Repository, w, err
 			failed++
 			fmt.Fprintf(errs, "berth: tag %s: %s\n", t.tag, explain(t.err))
 		default:
+			written++
 			if err := write(t); err != nil {
 				return err
 			}

@@ -18,6 +18,7 @@ import (
 // A fast client's bytes go through large buffers, each hashed by a second
 // goroutine while the first one writes it and reads the next: hashing costs about
 // as much as reading and writing together. At most queued+2 buffers are in use.
+// That goroutine stays when the client becomes slow.
 const (
 	smallBuffer = 32 << 10
 	largeBuffer = 256 << 10
@@ -33,7 +34,7 @@ const (
 
 type stream struct {
 	upload *Upload
-	hasher *hasher    // while the client is fast, else nil
+	hasher *hasher    // nil until the client is fast
 	saving chan error // gives the result of the checkpoint that is under way, else nil
 }
 
@@ -78,8 +79,6 @@ func (s *stream) put(b *buffer, fast bool) error {
 	}
 	if fast && s.hasher == nil {
 		s.hasher = startHasher(s.upload.hash)
-	} else if !fast {
-		s.stopHasher()
 	}
 	if s.hasher != nil {
 		s.hasher.add(b)

@@ -252,7 +252,7 @@ func TestStoreError(t *testing.T) {
 		for _, short := range []bool{false, true} {
 			w := create(t, s)
 			u := blob.NewUpload(&failing{Writer: w, after: after, short: short}, oci.SHA256)
-			n, err := u.ReadFrom(t.Context(), endless{})
+			n, err := u.ReadFrom(t.Context(), io.LimitReader(endless{}, 8<<20))
 			want := errDisk
 			if short {
 				want = io.ErrShortWrite
@@ -295,6 +295,39 @@ func TestReaderPanics(t *testing.T) {
 	})
 }
 
+// TestHashTornObject hashes an object of which fewer bytes come than it has.
+func TestHashTornObject(t *testing.T) {
+	s := newStore(t)
+	u := blob.NewUpload(create(t, s), oci.SHA256)
+	if _, err := u.ReadFrom(t.Context(), strings.NewReader("torn")); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := blob.HashObject(t.Context(), tornStore{s}, u.Key(), oci.SHA256); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("HashObject: %v", err)
+	}
+}
+
+// tornStore cuts the last byte off while an object is read.
+type tornStore struct{ *fs.Store }
+
+func (s tornStore) Open(ctx context.Context, key string) (blob.Reader, error) {
+	r, err := s.Store.Open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return tornReader{r, io.LimitReader(r, r.Size()-1)}, nil
+}
+
+type tornReader struct {
+	blob.Reader
+	part io.Reader
+}
+
+func (r tornReader) Read(p []byte) (int, error) { return r.part.Read(p) }
+
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
@@ -319,14 +352,14 @@ func TestCheckpoints(t *testing.T) {
 		running.Add(-1)
 		return nil
 	})
-	if _, err := u.ReadFrom(t.Context(), &pieces{r: bytes.NewReader(want)}); err != nil {
+	if _, err := u.ReadFrom(t.Context(), &pieces{r: bytes.NewReader(want), pause: 5 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
 	if running.Load() != 0 {
 		t.Error("a checkpoint goes on after ReadFrom")
 	}
 	u.Close()
-	if len(all) < 3 {
+	if len(all) < 2 {
 		t.Errorf("%d checkpoints in %d bytes", len(all), len(want))
 	}
 	last := int64(0)
@@ -362,6 +395,61 @@ func TestCheckpoints(t *testing.T) {
 	if !bytes.Equal(read(t, s, u.Key()), want) {
 		t.Error("the bytes that were kept are others")
 	}
+}
+
+// TestCheckpointAfterResume counts the bytes since the resume only.
+func TestCheckpointAfterResume(t *testing.T) {
+	s := newStore(t)
+	u := blob.NewUpload(create(t, s), oci.SHA256)
+	if _, err := u.ReadFrom(t.Context(), io.LimitReader(endless{}, 3<<20)); err != nil {
+		t.Fatal(err)
+	}
+	state, hashState, err := u.Suspend(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.Resume(t.Context(), state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u, err = blob.ResumeUpload(w, oci.SHA256, hashState); err != nil {
+		t.Fatal(err)
+	}
+	defer u.Abort()
+	u.CheckpointEvery(2<<20, func(_ context.Context, state blob.State, _ []byte) error {
+		t.Errorf("a checkpoint at %d", state.Size)
+		return nil
+	})
+	if _, err := u.ReadFrom(t.Context(), io.LimitReader(endless{}, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCheckpointAge has bytes trickle in, which get into a checkpoint all the same.
+func TestCheckpointAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := blob.NewUpload(create(t, newStore(t)), oci.SHA256)
+		defer u.Abort()
+		begin := time.Now()
+		var sizes []int64
+		u.CheckpointEvery(1<<20, func(_ context.Context, state blob.State, _ []byte) error {
+			sizes = append(sizes, state.Size)
+			return nil
+		})
+		r := readerFunc(func(p []byte) (int, error) {
+			time.Sleep(time.Minute)
+			if time.Since(begin) > 3*blob.CheckpointAge+time.Minute {
+				return 0, io.EOF
+			}
+			return 1, nil
+		})
+		if _, err := u.ReadFrom(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if len(sizes) != 2 || sizes[0] > int64(blob.CheckpointAge/time.Minute)+2 {
+			t.Errorf("checkpoints at %d bytes of one a minute", sizes)
+		}
+	})
 }
 
 // TestCheckpointBeside has a checkpoint take until the whole body has come.

@@ -55,6 +55,8 @@ func audit(t testing.TB, db *DB) {
 			AND NOT EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)`,
 		"links that are needed and not marked so": `SELECT COUNT(*) FROM repository_blob rb WHERE unreferenced_since IS NOT NULL
 			AND EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)`,
+		"totals that are wrong": `SELECT COUNT(*) FROM total WHERE (SELECT COUNT(*) FROM total) <> 1
+			OR blobs <> (SELECT COUNT(*) FROM blob) OR bytes <> (SELECT COALESCE(SUM(size), 0) FROM blob)`,
 		"blobs without a repository":        `SELECT COUNT(*) FROM blob WHERE id NOT IN (SELECT blob_id FROM repository_blob)`,
 		"blobs whose bytes are doomed":      `SELECT COUNT(*) FROM blob JOIN doomed_object USING (storage_key)`,
 		"uploads whose bytes are doomed":    `SELECT COUNT(*) FROM upload JOIN doomed_object USING (storage_key)`,
@@ -128,6 +130,13 @@ func commit(t testing.TB, db *DB, r oci.Repository, d oci.Digest, now time.Time)
 		t.Fatal(err)
 	}
 	return n.Key
+}
+
+func mount(t testing.TB, db *DB, into oci.Repository, d oci.Digest, now time.Time) {
+	t.Helper()
+	if err := db.MountBlob(t.Context(), into, "", d, now); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // document is a manifest to be made.

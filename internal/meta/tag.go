@@ -15,7 +15,7 @@ func (db *DB) Tags(ctx context.Context, r oci.Repository, after string, n int) (
 	if err != nil {
 		return nil, err
 	}
-	return db.names(ctx, n, `SELECT name FROM tag WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3`, repo, after, n)
+	return db.page(ctx, `SELECT name FROM tag WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3`, repo, after, n)
 }
 
 // setTag points a tag to a manifest and logs it. Nothing happens, and nothing is

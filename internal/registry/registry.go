@@ -122,7 +122,7 @@ func (g *Registry) CheckBlob(ctx context.Context, r oci.Repository, d oci.Digest
 	return b, nil
 }
 
-// OpenBlob opens a blob's bytes.
+// OpenBlob opens a blob's bytes. It fails if they are not as many as they should be.
 func (g *Registry) OpenBlob(ctx context.Context, r oci.Repository, b *meta.Blob) (blob.Reader, error) {
 	rd, err := g.store.Open(ctx, b.Key)
 	if errors.Is(err, blob.ErrNotFound) {
@@ -133,6 +133,10 @@ func (g *Registry) OpenBlob(ctx context.Context, r oci.Repository, b *meta.Blob)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open blob %s@%s: %w", r, b.Digest, err)
+	}
+	if rd.Size() != b.Size {
+		rd.Close()
+		return nil, fmt.Errorf("open blob %s@%s: object %s has %d bytes, not %d", r, b.Digest, b.Key, rd.Size(), b.Size)
 	}
 	return rd, nil
 }

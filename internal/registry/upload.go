@@ -26,7 +26,8 @@ type Body struct {
 	io.Reader
 	// First is the offset that the client says the bytes begin at, or -1.
 	First int64
-	// Interrupt makes a Read that waits fail. It may be called from any goroutine, until the request ends.
+	// Interrupt makes a Read that waits fail. It is called from any goroutine, never after the request has
+	// ended, and must not wait for anything.
 	Interrupt func()
 }
 
@@ -70,8 +71,10 @@ func (g *Registry) acquire(ctx context.Context, id string, interrupt func()) (re
 				close(mine.done)
 			}, nil
 		}
-		g.mu.Unlock()
+		// Under the lock, because it must not come after the other one's request has ended: its
+		// connection may be serving the next one by then.
 		other.interrupt()
+		g.mu.Unlock()
 		select {
 		case <-other.done:
 		case <-ctx.Done():
@@ -193,6 +196,7 @@ func (g *Registry) PutBlob(ctx context.Context, r oci.Repository, d oci.Digest, 
 		return err
 	}
 	defer in.Close()
+	in.secret = true
 	if err := in.receive(ctx, body); err != nil {
 		return err
 	}
@@ -206,6 +210,7 @@ type incoming struct {
 	session Session
 	row     *meta.Upload // nil while there is none
 	opened  time.Time    // by the wall clock, which goes on while the machine is suspended
+	secret  bool         // no client knows the session, so none can go on
 }
 
 // open begins or continues the bytes of a session.
@@ -227,6 +232,15 @@ func (g *Registry) open(ctx context.Context, s Session, row *meta.Upload, body B
 		return in, nil
 	}
 	in.session.Algorithm = row.Algorithm
+	if time.Since(row.Updated) > g.opts.UploadExpiry/2 {
+		// So that it does not expire before the next checkpoint.
+		row.Updated = time.Now()
+		if err := g.db.SaveUpload(ctx, row, false); errors.Is(err, meta.ErrCancelled) {
+			return nil, uploadUnknown(s)
+		} else if err != nil {
+			return nil, fmt.Errorf("touch upload %s: %w", s.ID, refine(err))
+		}
+	}
 	w, err := g.store.Resume(ctx, blob.State{Key: row.Key, Size: row.Size, Data: row.StoreState})
 	if errors.Is(err, blob.ErrNotFound) {
 		return nil, uploadUnknown(s)
@@ -277,16 +291,15 @@ func (in *incoming) receive(ctx context.Context, body Body) error {
 		return nil
 	}
 	broken, ok := errors.AsType[*blob.ReadError](err)
-	if !ok {
-		if in.row == nil {
-			in.Abort()
+	if in.secret || in.row == nil && (!ok || in.Size() == 0) {
+		in.discard(context.WithoutCancel(ctx))
+	} else if ok {
+		if err := in.suspend(ctx); err != nil {
+			return err
 		}
-		return fmt.Errorf("receive upload %s: %w", in.session.ID, refine(err))
 	}
-	if in.row == nil && in.Size() == 0 {
-		in.Abort()
-	} else if err := in.suspend(ctx); err != nil {
-		return err
+	if !ok {
+		return fmt.Errorf("receive upload %s: %w", in.session.ID, refine(err))
 	}
 	return &BodyError{broken.Err}
 }

@@ -128,7 +128,7 @@ func (s *Server) newHTTPServer(work context.Context, app http.Handler) *http.Ser
 			defer s.requests.Add(-1)
 			app.ServeHTTP(w, r)
 		}),
-		
+		ReadHeaderTimeout: t.Header.D(),
 		IdleTimeout:       t.KeepAlive.D(),
 		MaxHeaderBytes:    int(s.cfg.Limits.Header),
 		Protocols:         protocols,

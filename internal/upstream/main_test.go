@@ -101,7 +101,9 @@ func front(t testing.TB, handle func(w http.ResponseWriter, r *http.Request, nex
 	return s
 }
 
-func host(s *httptest.Server) string { return strings.TrimPrefix(strings.TrimPrefix(s.URL, "http://"), "https://") }
+func host(s *httptest.Server) string {
+	return strings.TrimPrefix(strings.TrimPrefix(s.URL, "http://"), "https://")
+}
 
 // only returns the exchanges with one of the methods.
 func only(in []harness.Exchange, methods ...string) []harness.Exchange {

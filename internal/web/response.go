@@ -19,6 +19,7 @@ type Response struct {
 	id      string
 	control *http.ResponseController
 	idle    time.Duration
+	http2   bool
 	status  int
 	written int64
 
@@ -26,7 +27,7 @@ type Response struct {
 }
 
 func newResponse(w http.ResponseWriter, r *http.Request, idle time.Duration) *Response {
-	return &Response{ResponseWriter: w, control: http.NewResponseController(w), idle: idle}
+	return &Response{ResponseWriter: w, control: http.NewResponseController(w), idle: idle, http2: r.ProtoMajor == 2}
 }
 
 // ID returns the request's id.
@@ -55,11 +56,14 @@ func (w *Response) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// stride is how much has to get through within the idle timeout.
-const stride = 1 << 20
+// Of these a copy is made. The client has the idle timeout to take one, or, where the kernel copies
+// a file, some of one.
+const (
+	stride     = 64 << 10
+	fileStride = 1 << 20
+)
 
-// ReadFrom implements io.ReaderFrom. A file is handed to the kernel in
-// strides, each with a deadline of its own.
+// ReadFrom implements io.ReaderFrom. A file is handed to the kernel.
 func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -68,15 +72,24 @@ func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 	if !ok {
 		rest = &io.LimitedReader{R: src, N: 1<<63 - 1}
 	}
+	_, byKernel := rest.R.(*os.File)
+	byKernel = byKernel && !w.http2
+	step := int64(stride)
+	if byKernel {
+		step = fileStride
+	}
 	var total int64
 	for rest.N > 0 {
 		w.progress()
-		part := &io.LimitedReader{R: rest.R, N: min(rest.N, stride)}
+		part := &io.LimitedReader{R: rest.R, N: min(rest.N, step)}
 		want := part.N
 		n, err := io.Copy(w.ResponseWriter, part)
 		total += n
 		w.written += n
 		rest.N -= n
+		if byKernel && n > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			continue // it is slow, but it is there
+		}
 		if err != nil || n < want {
 			return total, err
 		}
@@ -95,8 +108,11 @@ func (w *Response) progress() {
 // from now on. It may be called from any goroutine while the handler runs.
 func (w *Response) InterruptBody() {
 	w.interrupted.Store(true)
-	w.control.SetReadDeadline(time.Unix(1, 0))
+	w.control.SetReadDeadline(past)
 }
+
+// past is a deadline that ends what waits.
+var past = time.Unix(1, 0)
 
 // ErrIdle: the client sent nothing for the idle timeout, or its body was interrupted.
 var ErrIdle = errors.New("the client sent nothing for too long")
@@ -107,26 +123,44 @@ type body struct {
 	w    *Response
 	idle time.Duration
 	read int64
+	end  bool // was reached
 }
 
-func (b *body) Read(p []byte) (int, error) {
+// extend gives the client the idle timeout to send what comes next.
+func (b *body) extend() {
 	if b.idle > 0 {
 		b.w.control.SetReadDeadline(time.Now().Add(b.idle))
 	}
+}
+
+// Read leaves a deadline that has passed as it is: after the handler, the server reads on
+// for a while, to use the connection again, and must not wait there either.
+func (b *body) Read(p []byte) (int, error) {
+	b.extend()
 	// Asked after the deadline is set, so that neither order of the two loses an interruption.
 	if b.w.interrupted.Load() {
+		b.w.control.SetReadDeadline(past)
 		return 0, ErrIdle
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
-	if err != nil {
+	switch {
+	case errors.Is(err, io.EOF):
+		b.end = true
 		if b.idle > 0 {
 			// The server goes on watching the connection for the client's leaving.
 			b.w.control.SetReadDeadline(time.Time{})
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = ErrIdle
-		}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = ErrIdle
 	}
 	return n, err
+}
+
+// leave is called when the handler is done. The server may wait for the rest of the
+// body before it sends the answer, for which there must be time afterwards.
+func (b *body) leave() {
+	if b.idle > 0 && !b.end {
+		b.w.control.SetWriteDeadline(time.Now().Add(2 * b.idle))
+	}
 }

@@ -64,7 +64,10 @@ func (s *Server) Handler(h HandlerFunc) http.Handler {
 		w.id = s.requestID(r)
 		w.Header()["X-Request-Id"] = []string{w.id}
 		if r.ContentLength != 0 {
-			r.Body = &body{ReadCloser: r.Body, w: w, idle: s.opts.Idle}
+			b := &body{ReadCloser: r.Body, w: w, idle: s.opts.Idle}
+			b.extend() // also for a body that no handler reads
+			defer b.leave()
+			r.Body = b
 		}
 		defer s.finish(w, r, start)
 		if err := call(h, w, r); err != nil {

@@ -304,8 +304,7 @@ func testWriter(t *testing.T, open func() blob.Store) {
 	write(t, w, []byte("abc"))
 	write(t, w, nil)
 	commit(t, w)
-	// Close and Abort after Commit do nothing.
-	w.Close()
+	// Abort and Close after Commit do nothing.
 	w.Abort()
 	w.Close()
 	checkObject(t, s, w.Key(), []byte("abc"))

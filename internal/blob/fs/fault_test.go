@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +27,7 @@ func newSimStore(t *testing.T, opts Options) (*Store, *sim, *time.Time) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sim.calls = nil
 	return s, sim, &now
 }
 
@@ -297,6 +299,37 @@ func TestNameLost(t *testing.T) {
 		t.Errorf("List yields %q", got)
 	}
 	put(t, s, "x")
+}
+
+// TestFolderLost has the sync of a new folder fail once.
+func TestFolderLost(t *testing.T) {
+	for seed := range uint64(10) {
+		s, sim, _ := newSimStore(t, Options{})
+		syncs := uint64(0)
+		sim.next = func(op, _ string) fault {
+			if op != "syncDir" {
+				return works
+			}
+			if syncs++; syncs == 1+seed%2 { // that of the day's folder, or of the root
+				return refused
+			}
+			return works
+		}
+		if _, err := s.Create(t.Context()); !errors.Is(err, syscall.EIO) {
+			t.Fatalf("Create: %v", err)
+		}
+		sim.next = nil
+		key := put(t, s, "x")
+		dir := t.TempDir()
+		sim.powerFailure(t, rand.New(rand.NewPCG(seed, 0)), s.dir, dir)
+		s, err := Open(dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Stat(t.Context(), key); err != nil {
+			t.Errorf("an object in a folder whose sync failed once: %v", err)
+		}
+	}
 }
 
 func TestOpenFaults(t *testing.T) {

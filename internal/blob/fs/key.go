@@ -3,7 +3,6 @@ package fs
 import (
 	"crypto/rand"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -26,13 +25,9 @@ func hourOf(folder string) (time.Time, bool) {
 // path returns the path of key's file. It fails with blob.ErrNotFound if key is not a
 // clean relative path that stays below the folder.
 func (s *Store) path(key string) (string, error) {
-	if !fs.ValidPath(key) || key == "." {
-		return "", fmt.Errorf("%w: invalid key", blob.ErrNotFound)
-	}
-	// Localize refuses what the operating system would read as something else.
 	local, err := filepath.Localize(key)
-	if err != nil {
-		return "", fmt.Errorf("%w: invalid key: %w", blob.ErrNotFound, err)
+	if err != nil || local == "." {
+		return "", fmt.Errorf("%w: invalid key", blob.ErrNotFound)
 	}
 	return s.dir + string(filepath.Separator) + local, nil
 }

@@ -1,0 +1,73 @@
+package meta
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+func TestCacheIsBounded(t *testing.T) {
+	c := newCache()
+	fill := func(n, body int) {
+		for i := range n {
+			c.put(cacheKey{"r", fmt.Sprint(i), false}, c.version("r"), i, body)
+			if c.bytes > cacheBytes {
+				t.Fatalf("%d bytes after %d entries of %d", c.bytes, i, body)
+			}
+		}
+	}
+	sum := func() (bytes int) {
+		for _, k := range c.lru.Keys() {
+			e, _ := c.lru.Peek(k)
+			bytes += e.cost
+		}
+		return bytes
+	}
+	fill(30_000, 0)
+	fill(1_000, cacheMaxBody)
+	fill(30_000, 100)
+	for range 3 {
+		fill(100, 1000) // replaces entries
+	}
+	if got := sum(); got != c.bytes || got < cacheBytes/2 {
+		t.Errorf("the entries have %d bytes, the cache counts %d", got, c.bytes)
+	}
+	if _, ok := c.get(cacheKey{"r", "99", false}); !ok {
+		t.Error("the newest entry is not there")
+	}
+	c.put(cacheKey{"r", "large", false}, c.version("r"), 1, cacheMaxBody+1)
+	if _, ok := c.get(cacheKey{"r", "large", false}); ok {
+		t.Error("an entry that is too large was taken")
+	}
+}
+
+func TestCacheKeys(t *testing.T) {
+	c := newCache()
+	d := digestOf("d").String()
+	keys := []cacheKey{{"a", d, false}, {"a", d, true}, {"b", d, false}, {"a", "t", false}}
+	for i, k := range keys {
+		c.put(k, c.version(k.repository), i, 0)
+	}
+	for i, k := range keys {
+		if v, ok := c.get(k); !ok || v != i {
+			t.Errorf("%v: %v, %v", k, v, ok)
+		}
+	}
+	old := c.version("a")
+	c.invalidate("a")
+	for _, k := range keys {
+		if _, ok := c.get(k); ok != (k.repository == "b") {
+			t.Errorf("%v after a change to a: %v", k, ok)
+		}
+	}
+	c.put(keys[0], old, 7, 0) // read before the change, put after it
+	if _, ok := c.get(keys[0]); ok {
+		t.Error("what was read before a change is believed after it")
+	}
+	var none *cache
+	none.put(keys[0], none.version(oci.Repository("a")), 1, 0)
+	if _, ok := none.get(keys[0]); ok {
+		t.Error("no cache remembers")
+	}
+}

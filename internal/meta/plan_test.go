@@ -1,0 +1,233 @@
+package meta
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// plan returns how SQLite would run a statement.
+func plan(t *testing.T, db *DB, text string) []string {
+	t.Helper()
+	args := 0
+	for _, m := range regexp.MustCompile(`\$(\d+)`).FindAllStringSubmatch(text, -1) {
+		n, err := strconv.Atoi(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		args = max(args, n)
+	}
+	rows, err := db.read.Query("EXPLAIN QUERY PLAN "+text, make([]any, args)...)
+	if err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	defer rows.Close()
+	var lines []string
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, detail)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
+
+// statements returns every SQL text that a database has used.
+func statements(t *testing.T, db *DB) []string {
+	t.Helper()
+	texts := make(map[string]bool)
+	db.mu.RLock()
+	for s := range db.stmts {
+		texts[s] = true
+	}
+	db.mu.RUnlock()
+	if err := db.update(t.Context(), func(x *tx) error { // in the goroutine that they belong to
+		for s := range x.w.stmts {
+			texts[s] = true
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return slices.Sorted(maps.Keys(texts))
+}
+
+// exercise calls every method that may be called while the registry serves.
+func exercise(t *testing.T, db *DB) {
+	t.Helper()
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b := digestOf("a"), digestOf("b")
+	must(db.Check(ctx))
+	_, _, err := db.Totals(ctx)
+	must(err)
+	key := commit(t, db, "r", a, at(0))
+	must(db.CommitBlob(ctx, NewBlob{Repository: "r", Digest: a, Key: newKey(), Broken: key, Now: at(0)}))
+	mount(t, db, "s", a, at(0))
+	must(db.MountBlob(ctx, "s", "r", a, at(0)))
+	must(db.TouchBlob(ctx, "s", a, at(0)))
+	n := document{seed: 1, blobs: []oci.Digest{a}, foreign: []oci.Digest{b}, subject: b, notes: map[string]string{"k": "v"}}.build(t, "r", at(0), "t")
+	n.Condition = func(oci.Digest) bool { return true }
+	put(t, db, n)
+	commit(t, db, "r", b, at(0)) // arrives late
+	put(t, db, document{seed: 2, foreign: []oci.Digest{digestOf("away")}}.build(t, "r", at(0), "t"))
+	put(t, db, document{seed: 3, manifests: []oci.Digest{n.Digest}}.build(t, "r", at(0), "x", "y"))
+	for _, ref := range []oci.Reference{byTag("t"), byDigest(n.Digest)} {
+		_, err := db.Manifest(ctx, "r", ref, true)
+		must(err)
+	}
+	_, err = db.Blob(ctx, "r", a)
+	must(err)
+	_, err = db.Tags(ctx, "r", "", 10)
+	must(err)
+	_, err = db.TagLog(ctx, "r", "t")
+	must(err)
+	_, err = db.Repositories(ctx, "", 10)
+	must(err)
+	_, err = db.SearchRepositories(ctx, "r", "", 10)
+	must(err)
+	_, _, err = db.Referrers(ctx, "r", b, "", 0, 10, 10)
+	must(err)
+	_, err = db.SettingOr(ctx, "s", []byte("v"))
+	must(err)
+	must(db.SetSetting(ctx, "s", []byte("w")))
+	u := Upload{ID: "u", Repository: "r", Key: "k", Algorithm: oci.SHA256, Updated: at(0)}
+	save(t, db, u, true)
+	save(t, db, u, false)
+	_, err = db.Upload(ctx, "r", "u")
+	must(err)
+	must(db.CancelUpload(ctx, "r", "u", oci.SHA256, at(0)))
+	must(db.CancelUpload(ctx, "r", "v", oci.SHA256, at(0)))
+	u.ID, u.Key = "w", "kw"
+	save(t, db, u, true)
+	must(db.CommitBlob(ctx, NewBlob{Repository: "r", Digest: digestOf("w"), Key: "kw", Upload: "w", Now: at(0)}))
+	_, err = db.ExpireUploads(ctx, at(10), 10, at(10))
+	must(err)
+	_, err = db.KnownKey(ctx, key)
+	must(err)
+	must(db.Doom(ctx, "orphan", at(0)))
+	_, err = db.Doomed(ctx, 10)
+	must(err)
+	must(db.Buried(ctx, []string{"orphan"}))
+	must(db.DeleteTag(ctx, "r", "t", Origin{}, at(0)))
+	must(db.DeleteManifest(ctx, "r", n.Digest, Origin{}, at(0)))
+	must(db.DeleteBlob(ctx, "s", a, at(0)))
+	if got := collectAll(t, db); got.Links == 0 {
+		t.Fatal("nothing was collected")
+	}
+}
+
+// scanned is what may be looked at row by row: no table, one row, what is all to be deleted, and a page.
+var scanned = []string{"CONSTANT", "total", "doomed_object", "page"}
+
+// unplanned are the statements that look at everything: checks of the whole database, and totals.
+var unplanned = regexp.MustCompile(`^SELECT COUNT\(\*\) FROM upload WHERE storage_key IS NOT NULL$`)
+
+// Every statement finds its rows by an index, in every table, and needs no sorting.
+func TestStatementsUseIndexes(t *testing.T) {
+	db := newDB(t)
+	exercise(t, db)
+	texts := statements(t, db)
+	for _, text := range texts {
+		for _, line := range plan(t, db, text) {
+			switch {
+			case strings.HasPrefix(line, "SCAN ") && !slices.Contains(scanned, strings.Fields(line)[1]):
+				t.Errorf("%s\nlooks at every row: %s", text, line)
+			case strings.HasPrefix(line, "USE TEMP B-TREE") && !strings.Contains(text, "FROM tag WHERE manifest_id = $1 ORDER BY name"):
+				t.Errorf("%s\nsorts: %s", text, line)
+			case strings.Contains(line, "AUTOMATIC"):
+				t.Errorf("%s\nmakes an index of its own: %s", text, line)
+			}
+		}
+	}
+	// None is left out: each literal of the source that is SQL is part of a text that was planned.
+	for _, literal := range literals(t) {
+		if !unplanned.MatchString(literal) && !slices.ContainsFunc(texts, func(s string) bool { return strings.Contains(s, literal) }) {
+			t.Errorf("no method that the test calls uses\n%s", literal)
+		}
+	}
+}
+
+// literals returns the SQL of the package's source, but for the checks of the whole database and the migrations.
+func literals(t *testing.T) []string {
+	t.Helper()
+	files, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sql := regexp.MustCompile(`\b(SELECT|INSERT|UPDATE|DELETE|FROM|INTO)\s`)
+	var found []string
+	for _, f := range files {
+		name := f.Name()
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || name == "check.go" || name == "migrate.go" {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING && lit.Value[0] == '`' && sql.MatchString(lit.Value) {
+				found = append(found, strings.Trim(lit.Value, "`"))
+			}
+			return true
+		})
+	}
+	if len(found) < 30 {
+		t.Fatalf("only %d statements found", len(found))
+	}
+	return found
+}
+
+// A foreign key is looked up from its end, too, when what it refers to is deleted.
+func TestForeignKeysHaveIndexes(t *testing.T) {
+	db := newDB(t)
+	rows, err := db.read.Query(`SELECT s.name, f.id, f."from" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f WHERE s.type = 'table' ORDER BY 1, 2, f.seq`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	keys := make(map[string][]string)
+	for rows.Next() {
+		var table, column string
+		var id int
+		if err := rows.Scan(&table, &id, &column); err != nil {
+			t.Fatal(err)
+		}
+		k := fmt.Sprint(table, " ", id)
+		keys[k] = append(keys[k], column+" = 1")
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if len(keys) < 8 {
+		t.Fatalf("only %d foreign keys: %v", len(keys), keys)
+	}
+	for k, conditions := range keys {
+		table, _, _ := strings.Cut(k, " ")
+		p := plan(t, db, "SELECT 1 FROM "+table+" WHERE "+strings.Join(conditions, " AND "))
+		if len(p) != 1 || !strings.HasPrefix(p[0], "SEARCH") {
+			t.Errorf("%s by %v: %v", table, conditions, p)
+		}
+	}
+}

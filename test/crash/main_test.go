@@ -1,0 +1,34 @@
+// Package crash kills the server at random moments while many clients push to it,
+// and then looks for every acknowledged byte. The same data folder goes on through all
+// rounds.
+//
+// A killed process loses nothing that it has handed to the kernel. What a machine that
+// loses power leaves is simulated by the tests of the blob store.
+package crash
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/berthregistry/berth/test/harness"
+)
+
+// rounds is how often the server is killed: BERTH_CRASH_ROUNDS, or 20.
+var rounds = 20
+
+func TestMain(m *testing.M) {
+	// Read first: the harness hides the server's variables.
+	if s := os.Getenv("BERTH_CRASH_ROUNDS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			fmt.Fprintf(os.Stderr, "BERTH_CRASH_ROUNDS is %q, it must be a number from 1 on\n", s)
+			os.Exit(2)
+		}
+		rounds = n
+	}
+	// A program built with the race detector sleeps a second when it ends, unless it is told not to.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	os.Exit(harness.Main(m))
+}
