@@ -39,7 +39,7 @@ mended; leftovers alone are no failure.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := server.Load(places())
 		if err != nil {
-			return err
+			return tellProblems(cmd, err)
 		}
 		storage, err := server.OpenStorage(cmd.Context(), cfg, opts.Repair)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/blob/fs"
 	"github.com/berthregistry/berth/internal/distribution"
 	"github.com/berthregistry/berth/internal/gc"
@@ -47,7 +48,12 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		return nil, nil, errors.Join(err, db.Close())
 	}
 	ready.Add("database", db.Check)
-	ready.Add("blobs", store.Check)
+	ready.Add("blobs", func(ctx context.Context) error {
+		if err := store.Check(ctx); !errors.Is(err, blob.ErrNoSpace) {
+			return err
+		}
+		return nil // pulls go on, so the node is not taken out of service
+	})
 	observeStorage(metrics, db)
 
 	server := web.NewServer(web.Options{

@@ -15,10 +15,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"runtime/debug"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
@@ -124,11 +127,10 @@ func (s *Server) fail(w *Response, r *http.Request, err error) {
 	e, ok := errors.AsType[*oci.Error](err)
 	if !ok {
 		e = oci.Errorf(oci.CodeUnknown, "the registry failed to serve this request; its log tells why under the request id %s", w.id)
-		switch {
-		case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
-			// The client has gone: nobody reads the answer, nothing is wrong here.
+		if clientGone(r, err) {
+			// Nobody reads the answer, and nothing is wrong here.
 			e = e.WithStatus(499)
-		default:
+		} else {
 			s.opts.Log.Error("request failed", "id", w.id, "method", r.Method, "path", r.URL.Path, "error", err)
 		}
 	}
@@ -136,6 +138,16 @@ func (s *Server) fail(w *Response, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	WriteError(w, e)
+}
+
+// clientGone tells whether err is the consequence of a client that has left or takes nothing any more.
+func clientGone(r *http.Request, err error) bool {
+	for _, e := range []error{syscall.EPIPE, syscall.ECONNRESET, net.ErrClosed, os.ErrDeadlineExceeded} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return r.Context().Err() != nil && errors.Is(err, context.Canceled)
 }
 
 // WriteError answers with e in the form of spec.md#error-codes.
