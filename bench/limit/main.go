@@ -45,7 +45,7 @@ func run(listen, dir string) error {
 		}
 		s := &store{folder: folder, temp: filepath.Join(dir, fmt.Sprintf("incoming-%d", n))}
 		go func() {
-			if err := s.serve(conn); err != nil && !errors.Is(err, io.EOF) {
+			if err := s.serve(conn); !errors.Is(err, io.EOF) {
 				log.Print(err)
 			}
 			conn.Close()
@@ -63,7 +63,7 @@ type store struct {
 	temp   string // name of the file that is being received
 }
 
-// serve stores one object for each PUT until the client goes away.
+// serve stores one object for each PUT until the client goes away, which is io.EOF.
 func (s *store) serve(conn net.Conn) error {
 	buf := make([]byte, bufferSize)
 	have := 0 // bytes at the beginning of buf that are received but not consumed

@@ -131,6 +131,16 @@ func (p *Process) Stop() error {
 	return fmt.Errorf("%s did not stop within %s after SIGTERM and was killed", p.Peer.Name, stopLimit)
 }
 
+// Exited tells whether the process has ended.
+func (p *Process) Exited() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
 // kill ends the process and all that it started.
 func (p *Process) kill() error { return syscall.Kill(-p.PID(), syscall.SIGKILL) }
 

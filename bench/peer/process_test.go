@@ -96,6 +96,9 @@ func TestPauseAndStop(t *testing.T) {
 	if _, err := conn.Read(make([]byte, 100)); err != nil {
 		t.Errorf("after Resume: %v", err)
 	}
+	if proc.Exited() {
+		t.Error("a running process is taken for an ended one")
+	}
 	// A paused process can be stopped as well.
 	proc.Pause()
 	if err := proc.Stop(); err != nil {
@@ -103,6 +106,9 @@ func TestPauseAndStop(t *testing.T) {
 	}
 	if _, err := net.DialTimeout("tcp", proc.Addr.String(), time.Second); err == nil {
 		t.Error("the stopped process still listens")
+	}
+	if !proc.Exited() {
+		t.Error("the stopped process has not ended")
 	}
 }
 
@@ -130,8 +136,10 @@ func TestNginxIsConfiguredSoThatItStarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(proc.PIDs()); n < 2 {
-		t.Errorf("nginx has %d processes", n)
+	for deadline := time.Now().Add(10 * time.Second); len(proc.PIDs()) < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the workers of nginx are not seen") // they start after it listens
+		}
 	}
 	pids := proc.PIDs()
 	if err := proc.Stop(); err != nil {

@@ -113,13 +113,13 @@ func (r *Report) table() [][]string {
 
 // costs returns where processor time went, as rows of cells.
 func (r *Report) costs() [][]string {
-	out := [][]string{{"scenario", "server", "its cores", "client's cores", "others' cores", "its µs per operation"}}
+	out := [][]string{{"scenario", "server", "its cores", "client's cores", "others' cores", "its µs per operation", "client's"}}
 	for _, row := range r.Rows {
 		names := slices.Sorted(maps.Keys(row.Cost))
 		slices.SortStableFunc(names, func(a, b string) int { return rank(a) - rank(b) })
 		for _, name := range names {
 			c := row.Cost[name]
-			out = append(out, []string{row.Title, name, fmt.Sprintf("%.2f", c.Server), fmt.Sprintf("%.2f", c.Client), fmt.Sprintf("%.2f", max(0, c.Other)), figure(c.PerOp)})
+			out = append(out, []string{row.Title, name, fmt.Sprintf("%.2f", c.Server), fmt.Sprintf("%.2f", c.Client), fmt.Sprintf("%.2f", max(0, c.Other)), figure(c.ServerPerOp), figure(c.ClientPerOp)})
 		}
 	}
 	return out

@@ -62,8 +62,9 @@ type Cost struct {
 	Client float64 `json:"client_cores"`
 	// Other is everything else that ran: the kernel's own threads, and what disturbs.
 	Other float64 `json:"other_cores"`
-	// PerOp is the server's processor time for one operation, in microseconds.
-	PerOp float64 `json:"server_us_per_operation"`
+	// Processor time for one operation, in microseconds.
+	ServerPerOp float64 `json:"server_us_per_operation"`
+	ClientPerOp float64 `json:"client_us_per_operation"`
 }
 
 // Add records the figure of one run.

@@ -90,7 +90,7 @@ func sample() *Report {
 	row.Add("berth", 30)
 	row.Add("registry", 20)
 	row.Add("nginx", 60)
-	row.Cost = map[string]Cost{"berth": {Server: 1, Client: 0.5, Other: 0.9, PerOp: 12}}
+	row.Cost = map[string]Cost{"berth": {Server: 1, Client: 0.5, Other: 0.9, ServerPerOp: 12, ClientPerOp: 6}}
 	return &Report{Rounds: 1, Servers: map[string]string{"berth": "x", "registry": "v3", "nginx": "1"}, Rows: []*Row{row}}
 }
 

@@ -159,7 +159,9 @@ func average(all map[string][]result) map[string]report.Cost {
 			Server: sum.server.Seconds() / t,
 			Client: sum.client.Seconds() / t,
 			Other:  (sum.busy - sum.server - sum.client).Seconds() / t,
-			PerOp:  sum.server.Seconds() * 1e6 / float64(ops),
+
+			ServerPerOp: sum.server.Seconds() * 1e6 / float64(ops),
+			ClientPerOp: sum.client.Seconds() * 1e6 / float64(ops),
 		}
 	}
 	return out

@@ -36,7 +36,7 @@ type server struct {
 // it is asked for the first time, and stays.
 func (s *servers) keep(ctx context.Context, name string, parts ...*content.Part) (*server, error) {
 	srv := s.kept[name]
-	if srv == nil {
+	if srv == nil || srv.Exited() { // one that has crashed failed its scenario, not the ones that follow
 		var err error
 		if srv, err = s.start(ctx, name); err != nil {
 			return nil, err

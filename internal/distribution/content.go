@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
@@ -52,18 +53,70 @@ func serveContent(w *web.Response, r *http.Request, d oci.Digest, mediaType stri
 	}
 	if r.Method == http.MethodHead {
 		// Nothing of the content is read for a HEAD but its size.
-		http.ServeContent(w, r, "", time.Time{}, &sized{size: size})
-		return nil
+		return serveConditional(w, r, &sized{size: size})
 	}
 	content, closer, err := open()
 	if err != nil {
 		return err
 	}
 	defer closer.Close()
-	// What ServeContent promised with Content-Length and could not send makes the
-	// server cut the connection.
-	http.ServeContent(w, r, "", time.Time{}, content)
-	return nil
+	return serveConditional(w, r, content)
+}
+
+// serveConditional is http.ServeContent with errors that are returned instead of written. What that
+// promised with Content-Length and could not send makes the server cut the connection.
+func serveConditional(w *web.Response, r *http.Request, content io.ReadSeeker) error {
+	asked := r.Header.Get("Range")
+	if hasEmptySuffix(asked) {
+		// ServeContent would answer with a range that ends before it begins. A Range
+		// may always be ignored.
+		r.Header.Del("Range")
+	}
+	rw := refusable{Response: w}
+	http.ServeContent(&rw, r, "", time.Time{}, content)
+	switch rw.refused {
+	case 0:
+		return nil
+	case http.StatusRequestedRangeNotSatisfiable:
+		return oci.Errorf(oci.CodeSizeInvalid, "the content has no range %.100q", asked).WithStatus(rw.refused)
+	case http.StatusPreconditionFailed:
+		return oci.Errorf(oci.CodeDenied, "the content is not what the request's condition says").WithStatus(rw.refused)
+	default:
+		return fmt.Errorf("serve content: status %d", rw.refused)
+	}
+}
+
+// refusable keeps back an answer that is an error.
+type refusable struct {
+	*web.Response
+	refused int // its status, or 0
+}
+
+func (w *refusable) WriteHeader(status int) {
+	if status >= 400 {
+		w.refused = status
+		w.Header().Del("X-Content-Type-Options")
+		return
+	}
+	w.Response.WriteHeader(status)
+}
+
+func (w *refusable) Write(p []byte) (int, error) {
+	if w.refused != 0 {
+		return len(p), nil
+	}
+	return w.Response.Write(p)
+}
+
+// hasEmptySuffix tells whether a Range header asks for the last 0 bytes.
+func hasEmptySuffix(s string) bool {
+	s = strings.TrimPrefix(s, "bytes=")
+	for spec := range strings.SplitSeq(s, ",") {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(spec), "-"); ok && strings.Trim(n, "0") == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // sized is content of which only the size is known.

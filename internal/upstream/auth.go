@@ -119,7 +119,7 @@ func (t *authTransport) anticipate(ctx context.Context, scopes []string) string 
 	if kept, ok := t.kept(scopes); ok {
 		return "Bearer " + kept
 	}
-	value, err := t.token(ctx, ch, scopes, scopes)
+	value, err := t.token(ctx, ch, scopes, scopes, "")
 	if err != nil {
 		return ""
 	}
@@ -133,12 +133,8 @@ func (t *authTransport) answer(ctx context.Context, ch *challenge, scopes []stri
 	t.challenge = ch
 	t.mu.Unlock()
 	if ch.scheme == "bearer" {
-		// Another request may have fetched a token in the meantime.
-		if kept, ok := t.kept(scopes); ok && "Bearer "+kept != sent {
-			return "Bearer " + kept, nil
-		}
 		want := auth.CleanScopes(slices.Concat(scopes, strings.Fields(ch.params["scope"])))
-		value, err := t.token(ctx, ch, scopes, want)
+		value, err := t.token(ctx, ch, scopes, want, sent)
 		if err != nil {
 			return "", err
 		}
@@ -174,12 +170,15 @@ func (t *authTransport) kept(scopes []string) (string, bool) {
 	return tok.value, ok && time.Now().Before(tok.expires)
 }
 
-// token fetches a token that covers want and keeps it for requests of scopes. Callers that need the
-// same one at the same time share one request, which goes on when one of them
-// gives up.
-func (t *authTransport) token(ctx context.Context, ch *challenge, scopes, want []string) (string, error) {
+// token fetches a token that covers want and keeps it for requests of scopes, unless
+// another request brought one that is not the refused header's. Callers that need the same one at
+// the same time share one fetch, which goes on when one of them gives up.
+func (t *authTransport) token(ctx context.Context, ch *challenge, scopes, want []string, refused string) (string, error) {
 	key := strings.Join(scopes, " ")
 	fetched := t.fetches.DoChan(key+"\n"+strings.Join(want, " "), func() (any, error) {
+		if kept, ok := t.kept(scopes); ok && "Bearer "+kept != refused {
+			return kept, nil
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenTimeout)
 		defer cancel()
 		cred, err := t.lookup(ctx)

@@ -167,6 +167,38 @@ func TestConcurrentRequestsShareAToken(t *testing.T) {
 	}
 }
 
+// A request that is refused after another has brought a token uses that.
+func TestLateRefusalUsesTheTokenThatIsThere(t *testing.T) {
+	api(t).PushImage("late", "1", harness.NewImage("amd64", nil))
+	g := newGuarded(t)
+	held, release := make(chan struct{}), make(chan struct{})
+	first := true
+	inner := g.Config.Handler
+	g.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if first {
+			first = false
+			close(held)
+			<-release
+		}
+		inner.ServeHTTP(w, r)
+	})
+	repo := at(t, host(g.Server), "late")
+	late := make(chan error)
+	go func() {
+		_, err := repo.Resolve(t.Context(), tagRef("1"))
+		late <- err
+	}()
+	<-held
+	_, err := repo.Resolve(t.Context(), tagRef("1"))
+	close(release)
+	if err := errors.Join(err, <-late); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(g.requests()); n != 1 {
+		t.Errorf("%d tokens were fetched, expected one", n)
+	}
+}
+
 // A token that someone waits for does not go away with whoever asked first.
 func TestTokenOutlivesTheRequestThatAskedForIt(t *testing.T) {
 	api(t).PushImage("outlive", "1", harness.NewImage("amd64", nil))

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -348,6 +349,20 @@ func TestCopyWithReferrersToRegistryWithoutAPI(t *testing.T) {
 	checkSigned(t, back, image, sbom, signature, cosign)
 }
 
+// A referrer that is at the destination but not listed there is listed after a copy.
+func TestCopyListsReferrersThatExist(t *testing.T) {
+	image, sbom, signature, cosign := signed(t, "unlisted/from")
+	for _, i := range []harness.Image{image, sbom} {
+		for _, b := range i.Blobs {
+			api(t).PushBlob("unlisted/to", b)
+		}
+	}
+	api(t).PushManifest("unlisted/to", "", sbom.Manifest)
+	to := at(t, withoutReferrers(t), "unlisted/to")
+	copyTo(t, at(t, addr(t), "unlisted/from"), to, tagRef("1"), "1", CopyOptions{Referrers: true})
+	checkSigned(t, to, image, sbom, signature, cosign)
+}
+
 func TestCopyOfTagsShares(t *testing.T) {
 	layer := bigLayer()
 	var images []harness.Image
@@ -467,24 +482,25 @@ func TestCopyIsVerifiedAtTheDestination(t *testing.T) {
 }
 
 // When the one that copies something for several is cancelled, another goes on with it.
-func TestOnceIsTakenOver(t *testing.T) {
+func TestOnceIsTakenOver(t *testing.T) { synctest.Test(t, testOnceIsTakenOver) }
+
+func testOnceIsTakenOver(t *testing.T) {
 	c := NewCopier(nil, nil, CopyOptions{})
 	key := flightKey{"blob", oci.DigestBytes(oci.SHA256, nil)}
 	ctx, cancel := context.WithCancel(t.Context())
-	running := make(chan struct{})
 	first, second := make(chan error, 1), make(chan error, 1)
 	go func() {
 		first <- c.once(ctx, key, func() error {
-			close(running)
 			<-ctx.Done()
 			return ctx.Err()
 		})
 	}()
-	<-running
+	synctest.Wait()
 	runs := 0
 	go func() {
 		second <- c.once(t.Context(), key, func() error { runs++; return nil })
 	}()
+	synctest.Wait()
 	cancel()
 	if err := <-first; !errors.Is(err, context.Canceled) {
 		t.Errorf("the cancelled one: %v", err)

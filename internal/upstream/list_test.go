@@ -76,7 +76,9 @@ func TestPagesThatDoNotAdvance(t *testing.T) {
 	n := 0
 	var err error
 	for _, err = range at(t, host(s), "circle").Tags(t.Context()) {
-		n++
+		if n++; n > 10 {
+			break
+		}
 	}
 	if err == nil || n != 3 {
 		t.Errorf("%d results, %v", n, err)

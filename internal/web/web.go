@@ -169,8 +169,11 @@ func WriteError(w http.ResponseWriter, e *oci.Error) {
 		}
 	}
 	// What was meant for the answer that did not come about must not describe this one.
-	for _, k := range []string{"Etag", "Content-Range", "Docker-Content-Digest", "Cache-Control"} {
+	for _, k := range []string{"Etag", "Docker-Content-Digest", "Cache-Control"} {
 		h.Del(k)
+	}
+	if status != http.StatusRequestedRangeNotSatisfiable {
+		h.Del("Content-Range")
 	}
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -111,12 +112,16 @@ func TestCurlExpectContinue(t *testing.T) {
 	}
 	harness.Contains(t, put(digest.FromBytes(blob).String()), "HTTP/1.1 100 Continue", "201 1.1")
 	harness.Contains(t, put("sha256:"+strings.Repeat("0", 64)), "DIGEST_INVALID", "400 1.1")
-	// What is refused for its name needs no body.
+	// What is refused for its name needs no body, and the answer does not wait for one.
+	start := time.Now()
 	out := c.Run("--expect100-timeout", "10", "--header", "Expect: 100-continue", "--dump-header", "-", "--upload-file", file,
 		"http://"+host(t)+"/v2/curl/UPPER/blobs/uploads/x?digest="+digest.FromBytes(blob).String())
 	harness.Contains(t, out, "NAME_INVALID", "400 1.1")
 	if strings.Contains(out, "100 Continue") {
 		t.Error("the server asked for a body that it had no use for")
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("the refusal came after %v, when curl had given up waiting and sent its body", took)
 	}
 }
 

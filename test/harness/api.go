@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 )
@@ -93,9 +92,6 @@ func (a *API) Try(ctx context.Context, method, path string, r io.Reader, headers
 	if err != nil {
 		return nil, err
 	}
-	if strings.HasSuffix(os.Getenv("SEAM_BINARY"), "shim") { // SEAM
-		req.Header["Accept"] = []string{"application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json"} // SEAM
-	} // SEAM
 	for _, h := range headers {
 		for name, value := range h {
 			if name == "Host" {

@@ -23,14 +23,6 @@ func Main(m *testing.M, closers ...func() error) int {
 	} {
 		os.Unsetenv(name)
 	}
-	for _, kv := range os.Environ() {
-		if strings.HasPrefix(kv, "BERTH_") {
-			name, _, _ := strings.Cut(kv, "=")
-			if name != conformanceVariable {
-				os.Unsetenv(name)
-			}
-		}
-	}
 	code := m.Run()
 	for _, c := range closers {
 		if err := c(); err != nil {
@@ -38,15 +30,11 @@ func Main(m *testing.M, closers ...func() error) int {
 			code = max(code, 1)
 		}
 	}
-	if b, err := binary(); err == nil && os.Getenv("SEAM_BINARY") == "" { // SEAM
+	if b, err := binary(); err == nil {
 		os.RemoveAll(filepath.Dir(b))
 	}
 	return code
 }
-
-// conformanceVariable is the one variable with the server's prefix that is meant
-// for the tests.
-const conformanceVariable = "BERTH_CONFORMANCE"
 
 // Root returns the directory of the module. Tests run in the directory of their
 // package, which lies below it.
@@ -70,9 +58,6 @@ func Root() string {
 // binary builds berth once for each test process, with the race detector where the
 // test has it.
 var binary = sync.OnceValues(func() (string, error) {
-	if p := os.Getenv("SEAM_BINARY"); p != "" { // SEAM
-		return p, nil
-	}
 	dir, err := os.MkdirTemp("", "berth-test-")
 	if err != nil {
 		return "", err

@@ -105,11 +105,11 @@ func TestClients13_RenovateClampedPage(t *testing.T) {
 	a := api(t)
 	im := image()
 	a.PushImage("renovate/many", "", im)
-	const count = 10_050
+	const count = 10_100
 	path := "/v2/renovate/many/manifests/" + im.Manifest.Digest.String() + "?"
-	for first := 0; first < count; first += 50 {
+	for first := 0; first < count; first += 100 {
 		q := url.Values{}
-		for i := range 50 {
+		for i := range 100 {
 			q.Add("tag", fmt.Sprintf("t%05d", first+i))
 		}
 		a.Expect(http.StatusCreated, "PUT", path+q.Encode(), im.Manifest.Bytes, harness.Header{"Content-Type": im.Manifest.MediaType})

@@ -10,8 +10,6 @@ type reader struct {
 
 func (r *reader) Read(p []byte) (int, error) { return r.file.Read(p) }
 
-func (r *reader) ReadAt(p []byte, off int64) (int, error) { return r.file.ReadAt(p, off) }
-
 func (r *reader) Seek(offset int64, whence int) (int64, error) { return r.file.Seek(offset, whence) }
 
 func (r *reader) Close() error { return r.file.Close() }
