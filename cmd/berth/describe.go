@@ -212,6 +212,8 @@ func artifactName(mediaType string) string {
 		return "helm chart"
 	case "application/vnd.dev.cosign.simplesigning.v1+json", "application/vnd.dev.cosign.artifact.sig.v1+json":
 		return "cosign signature"
+	case "application/vnd.dsse.envelope.v1+json":
+		return "cosign attestation"
 	case "application/vnd.dev.sigstore.bundle.v0.3+json":
 		return "sigstore bundle"
 	case "application/spdx+json":

@@ -103,7 +103,7 @@ type manifestView struct {
 	MediaType    string            `json:"mediaType"`
 	ArtifactType string            `json:"artifactType,omitempty"`
 	Size         int               `json:"size"`                  // bytes of the manifest
-	ContentSize  *int64            `json:"contentSize,omitempty"` // bytes of all blobs below it, each counted once; absent if unknown
+	ContentSize  *int64            `json:"contentSize,omitempty"` // bytes of all blobs below it; absent if unknown
 	Config       *oci.Descriptor   `json:"config,omitempty"`
 	Image        *upstream.Config  `json:"image,omitempty"`
 	Layers       []oci.Descriptor  `json:"layers,omitempty"`

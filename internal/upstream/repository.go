@@ -14,6 +14,7 @@ import (
 
 	godigest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
@@ -189,11 +190,30 @@ func (r *Repository) Referrers(ctx context.Context, d oci.Digest, artifactType s
 		}
 		return nil
 	})
+	if errors.Is(err, errdef.ErrInvalidReference) {
+		out, err = r.fallbackReferrers(ctx, d, artifactType)
+	}
 	err = r.fail("list referrers of "+d.String(), err)
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil // no repository, so no referrers
 	}
 	return out, err
+}
+
+// fallbackReferrers reads the fallback tag of a SHA-512 digest, whose length the library does
+// not cut to what a tag may have.
+func (r *Repository) fallbackReferrers(ctx context.Context, d oci.Digest, artifactType string) ([]oci.Descriptor, error) {
+	m, err := r.manifest(ctx, oci.Reference{Tag: d.ReferrersTag()})
+	if err != nil {
+		return nil, err
+	}
+	index, err := oci.ParseManifest(m.MediaType, m.Body)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(index.Manifests, func(c oci.Descriptor) bool {
+		return artifactType != "" && c.ArtifactType != artifactType
+	}), nil
 }
 
 // fromOCI converts a descriptor; the library does not validate the ones it decodes.

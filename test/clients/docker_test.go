@@ -104,7 +104,7 @@ func (d docker) buildFile(ref, dockerfile string, files map[string][]byte) {
 func (d docker) forget(ref string) {
 	d.T.Cleanup(func() {
 		cmd := exec.Command(d.Path, "image", "rm", "--force", ref)
-		cmd.Env = append(os.Environ(), d.Env...)
+		cmd.Env = d.Environ()
 		cmd.Run()
 	})
 }
@@ -356,7 +356,7 @@ func TestDockerConcurrentPushesAndPulls(t *testing.T) {
 			var err error
 			for _, verb := range []string{"push", "pull"} {
 				cmd := exec.CommandContext(ctx, d.Path, verb, ref)
-				cmd.Env = append(os.Environ(), append(d.Env, "HOME="+d.Home)...)
+				cmd.Env = d.Environ()
 				if out, e := cmd.CombinedOutput(); e != nil && err == nil {
 					err = fmt.Errorf("docker %s %s: %w\n%s", verb, ref, e, out)
 				}

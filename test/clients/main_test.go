@@ -78,8 +78,8 @@ func mounts(in []harness.Exchange) []string {
 	return digests
 }
 
-// wantStatuses fails the test if a recorded answer has a status that no client
-// should get in the flow under test: 5xx, or one beyond those listed.
+// wantStatuses fails the test if a recorded answer has another status than those that
+// belong to the flow under test.
 func wantStatuses(t testing.TB, in []harness.Exchange, allowed ...int) {
 	t.Helper()
 	for _, e := range in {

@@ -45,7 +45,7 @@ func newPodman(t *testing.T) *harness.Client {
 	c := newContainersClient(t, "podman")
 	if os.Geteuid() != 0 {
 		cmd := exec.Command(c.Path, "info")
-		cmd.Env = append(os.Environ(), append(c.Env, "HOME="+c.Home)...)
+		cmd.Env = c.Environ()
 		if out, err := cmd.CombinedOutput(); err != nil {
 			harness.Missing(t, "podman does not run for this user: %s", out)
 		}

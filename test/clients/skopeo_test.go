@@ -129,7 +129,7 @@ func TestSkopeoForeignLayers(t *testing.T) {
 	if err := json.Unmarshal(image.Manifest.Bytes, &m); err != nil {
 		t.Fatal(err)
 	}
-	foreign := harness.NewBlob(v1.MediaTypeImageLayerNonDistributableGzip, harness.Random(1<<10)) //nolint:staticcheck // deprecated, but in use
+	foreign := harness.NewBlob("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", harness.Random(1<<10))
 	foreign.URLs = []string{"http://127.0.0.1:1/layer"}
 	m.Layers = append(m.Layers, foreign.Descriptor)
 	image.Manifest = harness.NewBlob(m.MediaType, harness.JSON(m))

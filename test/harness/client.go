@@ -96,15 +96,7 @@ func (c *Client) run(stdin string, args []string) (stdout, stderr string, err er
 	if cmd.Dir == "" {
 		cmd.Dir = c.Home
 	}
-	cmd.Env = append([]string{
-		"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin",
-		"HOME=" + c.Home,
-		"XDG_RUNTIME_DIR=" + filepath.Join(c.Home, "run"),
-		"TMPDIR=" + c.Home,
-		"LC_ALL=C.UTF-8",
-		// Clients reach loopback addresses only: a closed port stands for everything else.
-		"HTTP_PROXY=http://127.0.0.1:1", "HTTPS_PROXY=http://127.0.0.1:1", "NO_PROXY=127.0.0.1,localhost",
-	}, c.Env...)
+	cmd.Env = c.Environ()
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -113,6 +105,20 @@ func (c *Client) run(stdin string, args []string) (stdout, stderr string, err er
 		err = errors.Join(ctx.Err(), err)
 	}
 	return out.String(), errs.String(), err
+}
+
+// Environ returns the environment that the program runs in. Nothing of the user's
+// is in it but PATH.
+func (c *Client) Environ() []string {
+	return append([]string{
+		"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin",
+		"HOME=" + c.Home,
+		"XDG_RUNTIME_DIR=" + filepath.Join(c.Home, "run"),
+		"TMPDIR=" + c.Home,
+		"LC_ALL=C.UTF-8",
+		// Clients reach loopback addresses only: a closed port stands for everything else.
+		"HTTP_PROXY=http://127.0.0.1:1", "HTTPS_PROXY=http://127.0.0.1:1", "NO_PROXY=127.0.0.1,localhost",
+	}, c.Env...)
 }
 
 // Contains fails the test unless text has every part.

@@ -34,7 +34,7 @@ func DebianRoot(t testing.TB) string {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	root, err := os.MkdirTemp(dir, "root-")
+	root, err := os.MkdirTemp("", "berth-debian-")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,32 +6,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 )
 
-// Main runs the tests of a package in an environment that knows no registry
-// credentials and no configuration of the user's, and returns their exit status.
-// The closers run after the tests.
+// Main runs the tests of a package, then the closers, and returns the exit status.
 func Main(m *testing.M, closers ...func() error) int {
-	// Clients look into these before the home directory that Client gives them.
-	for _, name := range []string{
-		"DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF",
-		"CONTAINERS_REGISTRIES_CONF", "COSIGN_PASSWORD", "COSIGN_REPOSITORY", "COSIGN_EXPERIMENTAL",
-		"HELM_REGISTRY_CONFIG", "HELM_CONFIG_HOME", "HELM_CACHE_HOME", "HELM_DATA_HOME",
-		"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
-	} {
-		os.Unsetenv(name)
-	}
 	code := m.Run()
-	for _, c := range closers {
+	for _, c := range append(closers, binary.Close) {
 		if err := c(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = max(code, 1)
 		}
-	}
-	if b, err := binary(); err == nil {
-		os.RemoveAll(filepath.Dir(b))
 	}
 	return code
 }
@@ -57,10 +42,10 @@ func Root() string {
 
 // binary builds berth once for each test process, with the race detector where the
 // test has it.
-var binary = sync.OnceValues(func() (string, error) {
+var binary = Shared[string]{Start: func(t testing.TB) (string, func() error) {
 	dir, err := os.MkdirTemp("", "berth-test-")
 	if err != nil {
-		return "", err
+		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "berth")
 	args := []string{"build", "-o", out}
@@ -71,17 +56,13 @@ var binary = sync.OnceValues(func() (string, error) {
 	cmd.Dir = Root()
 	if text, err := cmd.CombinedOutput(); err != nil {
 		os.RemoveAll(dir)
-		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(cmd.Args[1:], " "), err, text)
+		t.Fatalf("go %s: %v\n%s", strings.Join(cmd.Args[1:], " "), err, text)
 	}
-	return out, nil
-})
+	return out, func() error { return os.RemoveAll(dir) }
+}}
 
 // Binary returns the path of the berth program under test.
 func Binary(t testing.TB) string {
 	t.Helper()
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return binary.Get(t)
 }

@@ -17,8 +17,8 @@
 //
 // A file whose sync failed is lost: the kernel may have dropped the bytes and
 // forgotten the failure, so that a second sync would succeed without them.
-// It is never synced again. So are all files whose names are not durable yet when the sync of
-// a folder fails.
+// It is never synced again. Lost as well are all files whose names are not durable
+// yet when the sync of a folder fails.
 //
 // One process at a time may write to a folder. A symbolic link inside it
 // is followed: who can make one there owns the data.
