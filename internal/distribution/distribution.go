@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/netip"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/web"
@@ -31,14 +33,20 @@ type Options struct {
 
 // Handler serves the protocol. Use Serve as a web.HandlerFunc; it may be used concurrently.
 type Handler struct {
-	reg     *registry.Registry
-	opts    Options
-	uploads chan struct{} // holds a value for each request that sends a blob
+	reg       *registry.Registry
+	opts      Options
+	uploads   chan struct{}       // holds a value for each request that sends a blob
+	manifests *semaphore.Weighted // bytes of large manifests that may be held
 }
 
 // New returns the protocol over a registry.
 func New(reg *registry.Registry, opts Options) *Handler {
-	return &Handler{reg: reg, opts: opts, uploads: make(chan struct{}, opts.MaxUploads)}
+	return &Handler{
+		reg:       reg,
+		opts:      opts,
+		uploads:   make(chan struct{}, opts.MaxUploads),
+		manifests: semaphore.NewWeighted(largeManifests * opts.MaxManifest),
+	}
 }
 
 // access is what a route does to a repository.

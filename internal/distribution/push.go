@@ -2,19 +2,13 @@ package distribution
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/web"
 )
-
-// maxTags is how many tag parameters a push by digest may have; the specification asks for 10.
-const maxTags = 100
 
 // startUpload serves end-4 and end-11 (spec.md#pushing-blobs).
 func (h *Handler) startUpload(w *web.Response, req *request) error {
@@ -247,123 +241,10 @@ func accepted(w *web.Response) error {
 	return nil
 }
 
-// putManifest serves end-7 (spec.md#pushing-manifests).
-func (h *Handler) putManifest(w *web.Response, req *request) error {
-	tags, err := req.tagParameters()
-	if err != nil {
-		return err
-	}
-	body, err := h.readManifest(req.http)
-	if err != nil {
-		return err
-	}
-	pushed, err := h.reg.PutManifest(req.http.Context(), registry.Push{
-		Repository:  req.repository,
-		Reference:   req.reference,
-		Tags:        tags,
-		ContentType: req.http.Header.Get("Content-Type"),
-		Body:        body,
-		Actor:       h.actor(req),
-		Condition:   condition(req.http.Header),
-	})
-	if err != nil {
-		return err
-	}
-	hd := w.Header()
-	if !pushed.Subject.IsZero() {
-		hd.Set("OCI-Subject", pushed.Subject.String())
-	}
-	for _, t := range tags {
-		hd.Add("OCI-Tag", string(t))
-	}
-	if pushed.Absent > 0 {
-		// spec.md#warnings
-		hd.Add("Warning", fmt.Sprintf(`299 - "%d of what this manifest names is not in %s"`, pushed.Absent, req.repository))
-	}
-	h.created(w, "/v2/"+string(req.repository)+"/manifests/", pushed.Digest)
-	return nil
-}
-
-// tagParameters reads ?tag= of end-7b.
-func (req *request) tagParameters() ([]oci.Tag, error) {
-	given := req.query["tag"]
-	if len(given) == 0 {
-		return nil, nil
-	}
-	if !req.reference.IsDigest() {
-		return nil, oci.Errorf(oci.CodeUnsupported, "tag parameters belong to a manifest that is pushed by digest").WithStatus(http.StatusBadRequest)
-	}
-	if len(given) > maxTags {
-		return nil, oci.Errorf(oci.CodeUnsupported, "%d tags are too many for one request: at most %d", len(given), maxTags).
-			WithStatus(http.StatusRequestURITooLong)
-	}
-	tags := make([]oci.Tag, len(given))
-	for i, s := range given {
-		var err error
-		if tags[i], err = oci.ParseTag(s); err != nil {
-			return nil, err
-		}
-	}
-	return tags, nil
-}
-
-// readManifest reads a body of at most MaxManifest bytes.
-func (h *Handler) readManifest(r *http.Request) ([]byte, error) {
-	limit := h.opts.MaxManifest
-	tooLarge := oci.Errorf(oci.CodeSizeInvalid, "the manifest is larger than %d bytes, which is the limit of this registry", limit).
-		WithStatus(http.StatusRequestEntityTooLarge)
-	if r.ContentLength > limit {
-		return nil, tooLarge
-	}
-	if r.ContentLength >= 0 {
-		body := make([]byte, r.ContentLength)
-		if _, err := io.ReadFull(r.Body, body); err != nil {
-			return nil, bodyBroken(err)
-		}
-		return body, nil
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
-	if err != nil {
-		return nil, bodyBroken(err)
-	}
-	if int64(len(body)) > limit {
-		return nil, tooLarge
-	}
-	return body, nil
-}
-
 // bodyBroken is what a client is told, if it is still there, whose body did not arrive whole.
 func bodyBroken(err error) error {
 	if errors.Is(err, web.ErrIdle) {
 		return oci.Errorf(oci.CodeSizeInvalid, "%v", err).WithStatus(http.StatusRequestTimeout)
 	}
 	return oci.Errorf(oci.CodeSizeInvalid, "the request's body ended before its length: %v", err)
-}
-
-// condition reads If-Match and If-None-Match of a push by tag (RFC 9110, section 13.1), with which a client
-// avoids overwriting what it has not seen.
-func condition(hd http.Header) func(oci.Digest) bool {
-	match, noneMatch := hd.Get("If-Match"), hd.Get("If-None-Match")
-	if match == "" && noneMatch == "" {
-		return nil
-	}
-	return func(current oci.Digest) bool {
-		if match != "" && !etagListed(match, current) {
-			return false
-		}
-		return noneMatch == "" || !etagListed(noneMatch, current)
-	}
-}
-
-func etagListed(list string, current oci.Digest) bool {
-	if current.IsZero() {
-		return false
-	}
-	for tag := range strings.SplitSeq(list, ",") {
-		switch strings.TrimSpace(tag) {
-		case "*", `"` + current.String() + `"`:
-			return true
-		}
-	}
-	return false
 }

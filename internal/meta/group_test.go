@@ -184,6 +184,8 @@ func TestGroupSurvivesLostTransaction(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	commit(t, db, "a", digestOf("garbage"), at(0))
+	garbage := unreferenced(t, db, at(1), 10)
 	var pages int
 	if err := db.read.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
 		t.Fatal(err)
@@ -200,11 +202,19 @@ func TestGroupSurvivesLostTransaction(t *testing.T) {
 		}
 	}
 	big := func() error { return db.SetSetting(t.Context(), "big", make([]byte, 1<<20)) }
-	errs := group(t, db, counted("first"), counted("second"), big, counted("third"))
+	var collected Collected
+	collect := func() (err error) {
+		collected, err = db.CollectBlobs(t.Context(), garbage, at(1), at(1))
+		return err
+	}
+	errs := group(t, db, counted("first"), collect, big, counted("second"), counted("third"))
 	for i, err := range errs {
 		if full := IsFull(err); full != (i == 2) || err != nil && !full {
 			t.Errorf("change %d: %v", i, err)
 		}
+	}
+	if collected != (Collected{Links: 1, Blobs: 1, Bytes: 10, Repositories: 1}) {
+		t.Errorf("what ran again was counted as %+v", collected)
 	}
 	if runs.Load() <= 3 {
 		t.Errorf("the changes ran %d times: the transaction was not lost, so nothing was tested", runs.Load())

@@ -224,6 +224,14 @@ func TestDeleteManifest(t *testing.T) {
 	if got := collectAll(t, db); got != (Collected{Links: 1}) {
 		t.Errorf("collected %+v, want one link", got)
 	}
+	// A repository that had nothing else goes with its last manifest.
+	n := put(t, db, document{seed: 4, manifests: []oci.Digest{x.Digest}}.build(t, "c", at(0)))
+	if err := db.DeleteManifest(t.Context(), "c", n.Digest, Origin{}, at(9)); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := db.RepositoryExists(t.Context(), "c"); err != nil || there {
+		t.Errorf("a repository that holds nothing is there: %v, %v", there, err)
+	}
 }
 
 func TestReferrers(t *testing.T) {

@@ -1,10 +1,10 @@
 package oci
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
+	"slices"
 	"strings"
 )
 
@@ -40,57 +40,6 @@ type Platform struct {
 	OSVersion    string `json:"os.version,omitempty"`
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It matches names as ParseManifest does.
-func (d *Descriptor) UnmarshalJSON(b []byte) error {
-	return decode(b, []field{
-		{"mediaType", &d.MediaType},
-		{"digest", &d.Digest},
-		{"size", &d.Size},
-		{"artifactType", &d.ArtifactType},
-		{"annotations", &d.Annotations},
-		{"urls", &d.URLs},
-		{"platform", &d.Platform},
-	})
-}
-
-// UnmarshalJSON implements json.Unmarshaler. It matches names as ParseManifest does.
-func (p *Platform) UnmarshalJSON(b []byte) error {
-	return decode(b, []field{
-		{"architecture", &p.Architecture},
-		{"os", &p.OS},
-		{"variant", &p.Variant},
-		{"os.version", &p.OSVersion},
-	})
-}
-
-type field struct {
-	name string
-	into any
-}
-
-// decode reads fields of a JSON object by their exact names: encoding/json alone
-// would also take "Digest" for "digest".
-func decode(b []byte, fields []field) error {
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(b, &object); err != nil {
-		return err
-	}
-	return decodeFields(object, fields)
-}
-
-func decodeFields(object map[string]json.RawMessage, fields []field) error {
-	for _, f := range fields {
-		raw, ok := object[f.name]
-		if !ok {
-			continue
-		}
-		if err := json.Unmarshal(raw, f.into); err != nil {
-			return fmt.Errorf("field %q: %w", f.name, err)
-		}
-	}
-	return nil
-}
-
 // Foreign tells whether the content is fetched from elsewhere, so that it may be
 // missing here: a non-distributable layer (image-spec layer.md#non-distributable-layers),
 // or Docker's foreign layer (manifest-v2-2.md).
@@ -120,16 +69,9 @@ func isIndex(mediaType string) bool {
 // empty one is taken from the body. All four media types of images and indexes are
 // accepted; any other, and a body whose shape is not what its type says, is
 // refused with an *Error of code MANIFEST_INVALID. Fields that are not known
-// are ignored, as image-spec considerations.md asks. Names of fields are matched exactly,
-// so that no two readers of the same bytes see different manifests.
+// are ignored, as image-spec considerations.md asks. Names of fields are matched exactly and may not
+// be repeated, so that no two readers of the same bytes see different manifests.
 func ParseManifest(contentType string, body []byte) (*Manifest, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(body, &fields); err != nil {
-		return nil, Errorf(CodeManifestInvalid, "the manifest is not a JSON object: %.300v", err)
-	}
-	if fields == nil {
-		return nil, Errorf(CodeManifestInvalid, "the manifest is not a JSON object")
-	}
 	var doc struct {
 		schemaVersion int
 		mediaType     string
@@ -140,20 +82,26 @@ func ParseManifest(contentType string, body []byte) (*Manifest, error) {
 		subject       *Descriptor
 		annotations   map[string]string
 	}
-	if err := decodeFields(fields, []field{
-		{"schemaVersion", &doc.schemaVersion},
-		{"mediaType", &doc.mediaType},
-		{"artifactType", &doc.artifactType},
-		{"config", &doc.config},
-		{"layers", &doc.layers},
-		{"manifests", &doc.manifests},
-		{"subject", &doc.subject},
-		{"annotations", &doc.annotations},
-	}); err != nil {
+	fields := []field{
+		{name: "schemaVersion", into: &doc.schemaVersion},
+		{name: "mediaType", into: &doc.mediaType},
+		{name: "artifactType", into: &doc.artifactType},
+		{name: "config", into: &doc.config},
+		{name: "layers", into: &doc.layers},
+		{name: "manifests", into: &doc.manifests},
+		{name: "subject", into: &doc.subject},
+		{name: "annotations", into: &doc.annotations},
+		{name: "fsLayers"}, // of schema 1
+		{name: "signatures"},
+	}
+	if err := decode(body, fields); err != nil {
 		return nil, Errorf(CodeManifestInvalid, "the manifest cannot be read: %.300v", err) // it quotes what was sent
 	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(fields, func(f field) bool { return f.name == name && f.there })
+	}
 
-	mediaType, err := manifestType(contentType, doc.mediaType, fields)
+	mediaType, err := manifestType(contentType, doc.mediaType, has)
 	if err != nil {
 		return nil, err
 	}
@@ -171,20 +119,17 @@ func ParseManifest(contentType string, body []byte) (*Manifest, error) {
 			return nil, err
 		}
 	}
-	_, hasConfig := fields["config"]
-	_, hasLayers := fields["layers"]
-	_, hasManifests := fields["manifests"]
 	if m.IsIndex() {
-		if hasConfig || hasLayers {
+		if has("config") || has("layers") {
 			return nil, Errorf(CodeManifestInvalid, "an index has no config and no layers, but this one does")
 		}
-		if !hasManifests {
+		if !has("manifests") {
 			return nil, Errorf(CodeManifestInvalid, "an index needs the field \"manifests\"")
 		}
 		m.Manifests, err = unique("manifests", doc.manifests)
 		return m, err
 	}
-	if hasManifests {
+	if has("manifests") {
 		return nil, Errorf(CodeManifestInvalid, "an image manifest has no field \"manifests\", but this one does")
 	}
 	if doc.config == nil {
@@ -206,7 +151,7 @@ func ParseManifest(contentType string, body []byte) (*Manifest, error) {
 
 // manifestType decides the media type. The one in the header and the one in the body
 // must agree, or two readers could take the same digest for different documents.
-func manifestType(contentType, inBody string, fields map[string]json.RawMessage) (string, error) {
+func manifestType(contentType, inBody string, has func(field string) bool) (string, error) {
 	mediaType := ""
 	if contentType != "" {
 		t, _, err := mime.ParseMediaType(contentType) // parameters are ignored, spec.md#pushing-manifests
@@ -223,9 +168,9 @@ func manifestType(contentType, inBody string, fields map[string]json.RawMessage)
 	}
 	if mediaType == "" {
 		switch {
-		case fields["fsLayers"] != nil || fields["signatures"] != nil:
+		case has("fsLayers") || has("signatures"):
 			mediaType = mediaTypeSchema1
-		case fields["manifests"] != nil:
+		case has("manifests"):
 			mediaType = MediaTypeIndex
 		default:
 			mediaType = MediaTypeImage

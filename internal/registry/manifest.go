@@ -53,6 +53,9 @@ type Pushed struct {
 	Absent  int        // how much of what the manifest names is not here, foreign layers aside
 }
 
+// maxDetail is how many missing digests a client is told.
+const maxDetail = 100
+
 // PutManifest stores a manifest and sets its tags (spec.md#pushing-manifests).
 func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 	parsed, err := oci.ParseManifest(p.ContentType, p.Body)
@@ -85,7 +88,7 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 	})
 	if missing, ok := errors.AsType[*meta.MissingError](err); ok {
 		return Pushed{}, oci.Errorf(oci.CodeManifestBlobUnknown, "repository %s lacks %d of what the manifest names, such as %s: push it first",
-			p.Repository, len(missing.Digests), missing.Digests[0]).WithDetail(missing.Digests)
+			p.Repository, len(missing.Digests), missing.Digests[0]).WithDetail(missing.Digests[:min(len(missing.Digests), maxDetail)])
 	}
 	if errors.Is(err, meta.ErrCondition) {
 		return Pushed{}, oci.Errorf(oci.CodeDenied, "tag %s of %s is not what the request's condition says", p.Reference, p.Repository).

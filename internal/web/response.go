@@ -5,7 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -22,8 +22,7 @@ type Response struct {
 	http2   bool
 	status  int
 	written int64
-
-	interrupted atomic.Bool
+	body    *body // nil if the request has none
 }
 
 func newResponse(w http.ResponseWriter, r *http.Request, idle time.Duration) *Response {
@@ -105,10 +104,12 @@ func (w *Response) progress() {
 }
 
 // InterruptBody makes a read of the request's body that is waiting fail, now and
-// from now on. It may be called from any goroutine while the handler runs.
+// from now on. It does nothing if the whole body has been read. It may be called from any goroutine while
+// the handler runs, and does not wait.
 func (w *Response) InterruptBody() {
-	w.interrupted.Store(true)
-	w.control.SetReadDeadline(past)
+	if w.body != nil {
+		w.body.interrupt()
+	}
 }
 
 // past is a deadline that ends what waits.
@@ -123,7 +124,10 @@ type body struct {
 	w    *Response
 	idle time.Duration
 	read int64
-	end  bool // was reached
+
+	mu          sync.Mutex // held while a deadline is chosen and set
+	interrupted bool
+	end         bool // was reached
 }
 
 // extend gives the client the idle timeout to send what comes next.
@@ -136,25 +140,54 @@ func (b *body) extend() {
 // Read leaves a deadline that has passed as it is: after the handler, the server reads on
 // for a while, to use the connection again, and must not wait there either.
 func (b *body) Read(p []byte) (int, error) {
-	b.extend()
-	// Asked after the deadline is set, so that neither order of the two loses an interruption.
-	if b.w.interrupted.Load() {
-		b.w.control.SetReadDeadline(past)
-		return 0, ErrIdle
+	if err := b.begin(); err != nil {
+		return 0, err
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
 	switch {
 	case errors.Is(err, io.EOF):
-		b.end = true
-		if b.idle > 0 {
-			// The server goes on watching the connection for the client's leaving.
-			b.w.control.SetReadDeadline(time.Time{})
-		}
+		b.ended()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = ErrIdle
 	}
 	return n, err
+}
+
+func (b *body) begin() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.end:
+		return io.EOF
+	case b.interrupted:
+		return ErrIdle
+	}
+	b.extend()
+	return nil
+}
+
+// ended lifts the deadline: from now on the server watches the connection for the client's
+// leaving, for which it would take a deadline that passes.
+func (b *body) ended() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.end = true
+	if b.interrupted && !b.w.http2 {
+		b.w.Header().Set("Connection", "close") // it may have done so already
+	}
+	if b.interrupted || b.idle > 0 {
+		b.w.control.SetReadDeadline(time.Time{})
+	}
+}
+
+func (b *body) interrupt() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.interrupted = true
+	if !b.end {
+		b.w.control.SetReadDeadline(past)
+	}
 }
 
 // leave is called when the handler is done. The server may wait for the rest of the

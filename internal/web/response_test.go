@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net/http"
@@ -60,5 +61,37 @@ func TestStalledUnreadBody(t *testing.T) {
 				t.Errorf("status %d, closed %t: %s", resp.StatusCode, closed, body)
 			}
 		})
+	}
+}
+
+// A client that waits for leave to send its body gets the answer instead, if there is no leave.
+func TestExpectContinue(t *testing.T) {
+	refuse := serve(t, Options{Idle: idle}, func(*Response, *http.Request) error { return oci.Errorf(oci.CodeNameInvalid, "no") })
+	const request = "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"
+	if resp, body, closed := exchange(t, refuse, request); resp.StatusCode != http.StatusBadRequest || !closed {
+		t.Errorf("status %d, closed %t: %s", resp.StatusCode, closed, body)
+	}
+	accept := serve(t, Options{Idle: time.Hour}, readBody)
+	if resp, _, _ := exchange(t, accept, request); resp.StatusCode != http.StatusContinue {
+		t.Errorf("status %d, expected 100", resp.StatusCode)
+	}
+}
+
+// Much that no handler reads is not read by the server either: it hangs up.
+func TestUnreadBody(t *testing.T) {
+	s := serve(t, Options{Idle: time.Hour}, func(*Response, *http.Request) error { return oci.Errorf(oci.CodeNameInvalid, "no") })
+	resp, body, closed := exchange(t, s, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+	if resp.StatusCode != http.StatusBadRequest || !closed {
+		t.Errorf("status %d, closed %t: %s", resp.StatusCode, closed, body)
+	}
+	// Of a little, the connection is worth more.
+	c := dial(t, s)
+	for range 2 {
+		io.WriteString(c, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n0123456789")
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || resp.StatusCode != http.StatusBadRequest || resp.Close {
+			t.Fatalf("%v, %v", resp, err)
+		}
+		io.Copy(io.Discard, resp.Body)
 	}
 }

@@ -67,10 +67,11 @@ func (s *Server) Handler(h HandlerFunc) http.Handler {
 		w.id = s.requestID(r)
 		w.Header()["X-Request-Id"] = []string{w.id}
 		if r.ContentLength != 0 {
-			b := &body{ReadCloser: r.Body, w: w, idle: s.opts.Idle}
-			b.extend() // also for a body that no handler reads
-			defer b.leave()
-			r.Body = b
+			w.body = &body{ReadCloser: r.Body, w: w, idle: s.opts.Idle}
+			w.body.extend() // also for a body that no handler reads
+			defer w.body.leave()
+			r = r.WithContext(r.Context()) // a copy: the server looks at what it made of the body itself
+			r.Body = w.body
 		}
 		defer s.finish(w, r, start)
 		if err := call(h, w, r); err != nil {
@@ -102,8 +103,8 @@ func (s *Server) finish(w *Response, r *http.Request, start time.Time) {
 		status = http.StatusOK
 	}
 	var in int64
-	if b, ok := r.Body.(*body); ok {
-		in = b.read
+	if w.body != nil {
+		in = w.body.read
 	}
 	if s.opts.Observer != nil {
 		s.opts.Observer.Observe(w.Route, r.Method, status, in, w.written, took)

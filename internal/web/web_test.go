@@ -212,3 +212,35 @@ func TestInterruptBody(t *testing.T) {
 		})
 	}
 }
+
+// A request whose body has been read is not interrupted, nor is the next one on its connection.
+func TestInterruptNothing(t *testing.T) {
+	s := serve(t, Options{Idle: time.Hour}, func(w *Response, r *http.Request) error {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return err
+		}
+		w.InterruptBody()
+		if n, err := r.Body.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("after the end: %d, %v", n, err)
+		}
+		select {
+		case <-r.Context().Done():
+			return errors.New("the request was given up")
+		case <-time.After(10 * time.Millisecond): // time for the server to mistake it for the client's leaving
+		}
+		return nil
+	})
+	for name, client := range map[string]*http.Client{"HTTP/1.1": {}, "HTTP/2": http2Client()} {
+		for _, body := range []string{"12345", "", "12345"} {
+			resp, err := client.Post(s.URL, "", strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != 200 {
+				t.Errorf("%s, body %q: status %d", name, body, resp.StatusCode)
+			}
+		}
+	}
+}

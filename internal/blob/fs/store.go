@@ -191,14 +191,11 @@ func (s *Store) Stat(ctx context.Context, key string) (int64, error) {
 	if err != nil {
 		return 0, wrap("stat object", key, missing(err))
 	}
-	info, err := os.Stat(path)
+	size, err := pathSize(path)
 	if err != nil {
 		return 0, wrap("stat object", key, missing(err))
 	}
-	if !info.Mode().IsRegular() {
-		return 0, wrap("stat object", key, errNotFile)
-	}
-	return info.Size(), nil
+	return size, nil
 }
 
 // Delete implements blob.Store. It removes the folders of an hour and a day
