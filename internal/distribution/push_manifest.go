@@ -82,7 +82,7 @@ const (
 	smallManifest = 16 << 10
 	// largeManifests is how many manifests of the largest size are held at a time; more of those
 	// that are smaller.
-	largeManifests = 4
+	largeManifests = 2
 	// manifestWait is how long a large manifest waits for room.
 	manifestWait = 5 * time.Second
 )

@@ -26,11 +26,7 @@ func largeDB(b *testing.B) (db *DB, n NewManifest) {
 // uncached returns the same database without a cache.
 func uncached(b *testing.B, db *DB) *DB {
 	b.Helper()
-	var path string
-	if err := db.read.QueryRow(`SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&path); err != nil {
-		b.Fatal(err)
-	}
-	db, err := OpenReadOnly(b.Context(), path)
+	db, err := OpenReadOnly(b.Context(), pathOf(b, db))
 	if err != nil {
 		b.Fatal(err)
 	}

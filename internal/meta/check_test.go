@@ -196,7 +196,7 @@ func TestIntegrity(t *testing.T) {
 }
 
 // pathOf returns the file that a database is in.
-func pathOf(t *testing.T, db *DB) string {
+func pathOf(t testing.TB, db *DB) string {
 	t.Helper()
 	var path string
 	if err := db.read.QueryRow(`SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&path); err != nil {

@@ -57,15 +57,6 @@ func TestCurlStreamsOverEachHTTPVersion(t *testing.T) {
 	}
 }
 
-func TestCurlUpgradesToH2C(t *testing.T) {
-	t.Parallel()
-	// curl asks to upgrade; a server that speaks HTTP/2 with prior knowledge alone may stay at 1.1.
-	out := newCurl(t).Run("--http2", "http://"+host(t)+"/v2/")
-	if !strings.HasSuffix(out, "200 2") && !strings.HasSuffix(out, "200 1.1") {
-		t.Errorf("answered with %q", out)
-	}
-}
-
 func TestCurlResumesDownload(t *testing.T) {
 	t.Parallel()
 	c := newCurl(t)

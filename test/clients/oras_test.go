@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -77,8 +78,8 @@ func TestOrasArtifactOfFiles(t *testing.T) {
 	if got.Digest != packed.Digest {
 		t.Errorf("pulled %s, expected %s", got.Digest, packed.Digest)
 	}
-	if _, err := filepath.Glob(filepath.Join(out, "root", "text")); err != nil {
-		t.Error(err)
+	if text, err := os.ReadFile(filepath.Join(out, "root", "text")); err != nil || string(text) != "oras" {
+		t.Errorf("the pulled file has %q (%v)", text, err)
 	}
 	wantStatuses(t, seen(t, "oras/files"), 200, 201, 202, 404)
 }

@@ -100,9 +100,7 @@ func TestPodmanPushPullRun(t *testing.T) {
 	before := len(seen(t, "podman/team/app"))
 	c.Run("push", ref)
 	for _, e := range uploads(seen(t, "podman/team/app")[before:]) {
-		if !strings.Contains(e.URL.RawQuery, "digest=") || e.Method == "PATCH" {
-			t.Errorf("the second push sent %s %s", e.Method, e.URL)
-		}
+		t.Errorf("the second push sent %s %s", e.Method, e.URL)
 	}
 	// The blob cache of podman knows the first repository as a source.
 	target := host(t) + "/podman/other/app:1.0"

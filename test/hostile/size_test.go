@@ -1,13 +1,16 @@
 package hostile
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -164,25 +167,57 @@ func manyNames(size int) string {
 	return b.String()
 }
 
-// Clients that announce a large manifest and send it slowly, or not, cost what they have sent.
+// Clients that announce a large manifest and send it slowly, or not, do not fill the memory, and small
+// manifests pass them by.
 func TestSlowManifests(t *testing.T) {
 	s := start(t)
 	api := harness.NewAPI(t, s)
-	const clients = 400
-	var conns []net.Conn
-	for i := range clients {
+	const size = 4 << 20
+	part := bytes.Repeat([]byte(" "), size-1000)
+	var busy atomic.Int64
+	var clients sync.WaitGroup
+	for i := range 200 {
 		c := dial(t, s)
-		conns = append(conns, c)
-		fmt.Fprintf(c, "PUT /v2/slow/manifests/%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n{", i, 4<<20)
+		clients.Go(func() {
+			defer c.Close()
+			fmt.Fprintf(c, "PUT /v2/slow/manifests/%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", i, size)
+			c.Write(part) // and the last bytes never
+			if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil && resp.StatusCode == 429 && resp.Header.Get("Retry-After") != "" {
+				busy.Add(1)
+			}
+		})
 	}
-	works(t, api, "slow/manifests")
-	before := peak(t, s)
-	// Some send nearly all of it.
-	part := bytes.Repeat([]byte(" "), 3<<20)
-	for _, c := range conns[:clients/2] {
-		c.Write(part)
+	for range 20 {
+		works(t, api, "slow/manifests")
 	}
-	works(t, api, "slow/manifests")
-	t.Logf("peak memory: announced %d MiB, sent %d MiB", before>>20, peak(t, s)>>20)
+	clients.Wait()
+	if busy.Load() == 0 {
+		t.Error("no client was told to come again")
+	}
+	wantPeak(t, s, 96)
+	// The places are free again.
+	large := harness.Pack(v1.Manifest{Annotations: map[string]string{"x": strings.Repeat("x", 3<<20)}}, octets(harness.Random(10)))
+	api.PushImage("slow/manifests", "large", large)
+}
+
+// Clients that read a large manifest slowly, or not at all, cost hardly any memory.
+func TestSlowManifestReaders(t *testing.T) {
+	s := start(t)
+	api := harness.NewAPI(t, s)
+	const distinct = 10
+	var digests []string
+	for range distinct {
+		m := harness.Pack(v1.Manifest{Annotations: map[string]string{"x": strings.Repeat("x", 4<<20-2000)}}, octets(harness.Random(10)))
+		api.PushImage("slow/readers", "", m)
+		digests = append(digests, m.Manifest.Digest.String())
+	}
+	t.Logf("peak memory after the pushes: %d MiB", peak(t, s)>>20)
+	for i := range 300 {
+		c := dial(t, s)
+		c.(*net.TCPConn).SetReadBuffer(16 << 10)
+		fmt.Fprintf(c, "GET /v2/slow/readers/manifests/%s HTTP/1.1\r\nHost: x\r\n\r\n", digests[i%distinct])
+		io.ReadFull(c, make([]byte, 1000))
+	}
+	works(t, api, "slow/readers")
 	wantPeak(t, s, 256)
 }

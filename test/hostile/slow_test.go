@@ -69,14 +69,23 @@ func TestStalledBodies(t *testing.T) {
 	api := harness.NewAPI(t, s)
 	location := api.StartUpload("stalled/app")
 	b := octets(harness.Random(100))
-	for name, request := range map[string]string{
-		"upload":          "POST /v2/stalled/app/blobs/uploads/?digest=" + b.Digest.String() + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
-		"streamed upload": "PATCH " + location + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
-		"manifest":        "PUT /v2/stalled/app/manifests/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
-		"of a GET":        "GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
-		"of a 404":        "PUT /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
-		"of a bad name":   "PUT /v2/UPPER/manifests/1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
-	} {
+	t.Run("group", func(t *testing.T) {
+		stalled(t, s, map[string]string{
+			"upload":          "POST /v2/stalled/app/blobs/uploads/?digest=" + b.Digest.String() + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
+			"streamed upload": "PATCH " + location + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+			"manifest":        "PUT /v2/stalled/app/manifests/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+			"of a GET":        "GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
+			"of a 404":        "PUT /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
+			"of a bad name":   "PUT /v2/UPPER/manifests/1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+		})
+	})
+	wantRange(t, api, location, 5) // what came is kept
+	works(t, api, "stalled/app")
+}
+
+// stalled sends the beginnings of requests and waits until the server has had enough.
+func stalled(t *testing.T, s *harness.Server, requests map[string]string) {
+	for name, request := range requests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := dial(t, s)
@@ -86,15 +95,12 @@ func TestStalledBodies(t *testing.T) {
 			}
 		})
 	}
-	t.Cleanup(func() {
-		wantRange(t, api, location, 5) // what came is kept
-	})
 }
 
 // Hundreds of uploads that hardly send anything cost little, and one more is told to come later.
 func TestSlowUploads(t *testing.T) {
 	const limit = 400
-	s := start(t, fmt.Sprintf("BERTH_LIMITS_UPLOADS=%d", limit))
+	s := start(t, fmt.Sprintf("BERTH_LIMITS_UPLOADS=%d", limit), "BERTH_METRICS_LISTEN=127.0.0.1:0")
 	api := harness.NewAPI(t, s)
 	b := octets(harness.Random(200_000))
 	var conns []net.Conn
@@ -104,13 +110,10 @@ func TestSlowUploads(t *testing.T) {
 		fmt.Fprintf(c, "POST /v2/slow/uploads/blobs/uploads/?digest=%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", b.Digest, b.Size)
 		c.Write(b.Bytes[:1000])
 	}
-	var refused *harness.Response
-	if !eventually(func() bool {
-		refused = api.Do("POST", "/v2/slow/uploads/blobs/uploads/?digest="+b.Digest.String(), b.Bytes)
-		return refused.StatusCode != 201
-	}) {
-		t.Fatal("one more upload is taken")
+	if !eventually(func() bool { return metric(t, s, "berth_http_requests_in_flight") == limit }) {
+		t.Fatal("not all uploads are taken")
 	}
+	refused := api.Do("POST", "/v2/slow/uploads/blobs/uploads/?digest="+b.Digest.String(), b.Bytes)
 	wantFailure(t, refused, 429, "TOOMANYREQUESTS")
 	if refused.Header.Get("Retry-After") == "" {
 		t.Error("429 without Retry-After")
