@@ -1,7 +1,6 @@
 package distribution
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -159,14 +158,26 @@ func (h *Handler) getBlob(w *web.Response, req *request) error {
 	})
 }
 
+// largeBodies is how many bytes of large manifests are held for those who pull them.
+const largeBodies = 16 << 20
+
 // getManifest serves end-3 (spec.md#pulling-manifests). Whatever Accept says, the stored
 // bytes are the answer: a digest names them and no others.
 func (h *Handler) getManifest(w *web.Response, req *request) error {
-	m, err := h.reg.Manifest(req.http.Context(), req.repository, req.reference, req.http.Method != http.MethodHead)
+	ctx := req.http.Context()
+	m, err := h.reg.Manifest(ctx, req.repository, req.reference, false)
 	if err != nil {
 		return err
 	}
+	// Without a body it is a large one, which is held while there is room. Else it comes in
+	// parts: many who read slowly are served slowly, and cost no memory.
+	if m.Body == nil && req.http.Method != http.MethodHead && h.bodies.TryAcquire(m.Size) {
+		defer h.bodies.Release(m.Size)
+		if m, err = h.reg.Manifest(ctx, req.repository, oci.Reference{Digest: m.Digest}, true); err != nil {
+			return err
+		}
+	}
 	return serveContent(w, req.http, m.Digest, m.MediaType, m.Size, func() (io.ReadSeeker, io.Closer, error) {
-		return bytes.NewReader(m.Body), io.NopCloser(nil), nil
+		return h.reg.OpenManifest(ctx, req.repository, m), io.NopCloser(nil), nil
 	})
 }

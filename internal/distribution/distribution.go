@@ -36,7 +36,8 @@ type Handler struct {
 	reg       *registry.Registry
 	opts      Options
 	uploads   chan struct{}       // holds a value for each request that sends a blob
-	manifests *semaphore.Weighted // bytes of large manifests that may be held
+	manifests *semaphore.Weighted // bytes of large manifests that may be held while they are pushed
+	bodies    *semaphore.Weighted // likewise, while they are pulled
 }
 
 // New returns the protocol over a registry.
@@ -46,6 +47,7 @@ func New(reg *registry.Registry, opts Options) *Handler {
 		opts:      opts,
 		uploads:   make(chan struct{}, opts.MaxUploads),
 		manifests: semaphore.NewWeighted(largeManifests * opts.MaxManifest),
+		bodies:    semaphore.NewWeighted(largeBodies),
 	}
 }
 

@@ -1,8 +1,10 @@
 package gc_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -173,6 +175,86 @@ func TestUploadsExpire(t *testing.T) {
 			w.Error(err)
 		}
 		w.want("app", text("used ...."), true)
+	})
+}
+
+// drip is a body that comes a byte at a time.
+type drip struct {
+	left  int
+	pause time.Duration
+}
+
+func (d *drip) Read(p []byte) (int, error) {
+	if d.left == 0 {
+		return 0, io.EOF
+	}
+	d.left--
+	time.Sleep(d.pause)
+	p[0] = 'x'
+	return 1, nil
+}
+
+// collecting runs the collector all the time until the function is called.
+func (w *world) collecting() (stop func()) {
+	ctx, cancel := context.WithCancel(w.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			w.collect()
+			select {
+			case <-time.After(20 * time.Minute):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// An upload over a slow line takes as long as it takes, longer than every period there is.
+func TestSlowUpload(t *testing.T) {
+	const pause = 50 * time.Second
+	n := int((grace + expiry) / pause)
+	for name, upload := range map[string]func(*world, oci.Digest, registry.Body) error{
+		"POST": func(w *world, d oci.Digest, b registry.Body) error { return w.reg.PutBlob(w.Context(), "app", d, b) },
+		"PUT": func(w *world, d oci.Digest, b registry.Body) error {
+			return w.reg.FinishUpload(w.Context(), w.reg.StartUpload("app", oci.SHA256), d, b)
+		},
+		"PATCH": func(w *world, d oci.Digest, b registry.Body) error {
+			s := w.reg.StartUpload("app", oci.SHA256)
+			if _, err := w.reg.AppendUpload(w.Context(), s, b); err != nil {
+				return err
+			}
+			return w.reg.FinishUpload(w.Context(), s, d, body(nil))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				defer w.collecting()()
+				want := bytes.Repeat([]byte("x"), n)
+				b := registry.Body{Reader: &drip{n, pause}, First: -1, Interrupt: func() {}}
+				if err := upload(w, digestOf(want), b); err != nil {
+					w.Fatal(err)
+				}
+				w.want("app", want, true)
+			})
+		})
+	}
+}
+
+// A session that is used again in the last moment does not expire under its client.
+func TestLateUpload(t *testing.T) {
+	inBubble(t, func(w *world) {
+		defer w.collecting()()
+		s := w.reg.StartUpload("app", oci.SHA256)
+		if _, err := w.reg.AppendUpload(w.Context(), s, body(text("x"))); err != nil {
+			w.Fatal(err)
+		}
+		time.Sleep(expiry - time.Minute)
+		b := registry.Body{Reader: &drip{20, 30 * time.Second}, First: 1, Interrupt: func() {}}
+		if err := w.reg.FinishUpload(w.Context(), s, digestOf(bytes.Repeat([]byte("x"), 21)), b); err != nil {
+			w.Error(err)
+		}
 	})
 }
 

@@ -56,6 +56,16 @@ func (db *DB) Manifest(ctx context.Context, r oci.Repository, ref oci.Reference,
 	return m, nil
 }
 
+// ManifestPart returns up to n bytes of a manifest's body from an offset on, or
+// ErrNotFound. Its cost grows with the offset.
+func (db *DB) ManifestPart(ctx context.Context, r oci.Repository, d oci.Digest, offset int64, n int) ([]byte, error) {
+	var part []byte
+	err := db.queryRow(ctx, `SELECT SUBSTR(m.body, $3, $4) FROM repository r
+		JOIN manifest m ON m.repository_id = r.id AND m.digest = $2
+		WHERE r.name = $1`, string(r), d.String(), offset+1, n).Scan(&part)
+	return part, err
+}
+
 // Origin says who makes a change and how, for the tag log.
 type Origin struct {
 	Actor  string // an identity, or the network address of an anonymous client

@@ -1,9 +1,11 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -22,6 +24,57 @@ func (g *Registry) Manifest(ctx context.Context, r oci.Repository, ref oci.Refer
 		return nil, fmt.Errorf("manifest %s %s: %w", r, ref, err)
 	}
 	return m, nil
+}
+
+// partSize is how many bytes of a manifest's body are read at a time. The database takes about as long
+// for a part as for the whole.
+const partSize = 128 << 10
+
+// OpenManifest returns the body of a manifest. If its Body is nil, it is read in parts, of which one is held
+// at a time. A manifest that is deleted meanwhile ends that with an error.
+func (g *Registry) OpenManifest(ctx context.Context, r oci.Repository, m *meta.Manifest) io.ReadSeeker {
+	if m.Body != nil {
+		return bytes.NewReader(m.Body)
+	}
+	return io.NewSectionReader(&manifestParts{g: g, ctx: ctx, repository: r, manifest: m}, 0, m.Size)
+}
+
+// manifestParts is an io.ReaderAt on a manifest's body in the database.
+type manifestParts struct {
+	g          *Registry
+	ctx        context.Context // of the request that reads
+	repository oci.Repository
+	manifest   *meta.Manifest
+
+	offset int64 // of part
+	part   []byte
+}
+
+// ReadAt may not be called concurrently.
+func (p *manifestParts) ReadAt(b []byte, offset int64) (n int, err error) {
+	for n < len(b) {
+		at := offset + int64(n) - p.offset
+		if at < 0 || at >= int64(len(p.part)) {
+			at = 0
+			if err := p.load(offset + int64(n)); err != nil {
+				return n, err
+			}
+		}
+		n += copy(b[n:], p.part[at:])
+	}
+	return n, nil
+}
+
+func (p *manifestParts) load(offset int64) error {
+	part, err := p.g.db.ManifestPart(p.ctx, p.repository, p.manifest.Digest, offset, partSize)
+	if err == nil && len(part) == 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return fmt.Errorf("read manifest %s@%s: %w", p.repository, p.manifest.Digest, err)
+	}
+	p.offset, p.part = offset, part
+	return nil
 }
 
 func (g *Registry) manifestUnknown(ctx context.Context, r oci.Repository, ref oci.Reference) error {

@@ -3,6 +3,7 @@ package web
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -57,14 +58,14 @@ func TestSlowReader(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, content := download(t, Options{Idle: time.Second}, 2<<20, test.file)
-			dial := func(network, addr string) (net.Conn, error) {
-				c, err := net.Dial(network, addr)
+			dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, err := new(net.Dialer).DialContext(ctx, network, addr)
 				if err == nil {
 					err = c.(*net.TCPConn).SetReadBuffer(32 << 10)
 				}
 				return slowly{c}, err
 			}
-			tr := &http.Transport{Dial: dial, Protocols: new(http.Protocols)}
+			tr := &http.Transport{DialContext: dial, Protocols: new(http.Protocols)}
 			tr.Protocols.SetHTTP1(!test.http2)
 			tr.Protocols.SetUnencryptedHTTP2(test.http2)
 			defer tr.CloseIdleConnections()

@@ -17,7 +17,13 @@ import (
 	"github.com/berthregistry/berth/test/harness"
 )
 
-func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
+// given is what BERTH_CONFORMANCE names.
+var given string
+
+func TestMain(m *testing.M) {
+	given = os.Getenv("BERTH_CONFORMANCE") // read first: the harness unsets the server's variables
+	os.Exit(harness.Main(m))
+}
 
 // everything switches on what the suite leaves out by default in some version.
 var everything = []string{
@@ -118,12 +124,11 @@ func TestConformance(t *testing.T) {
 // program returns the path of the suite, built if its source is given.
 func program(t *testing.T) string {
 	t.Helper()
-	path := os.Getenv("BERTH_CONFORMANCE")
-	if path == "" {
+	if given == "" {
 		// Also where CI=true: the suite is no Go module that could be installed.
 		t.Skip("BERTH_CONFORMANCE is not set to the directory or the program of the OCI conformance suite; see ./scripts/conformance")
 	}
-	path, err := filepath.Abs(path)
+	path, err := filepath.Abs(given)
 	if err != nil {
 		t.Fatal(err)
 	}

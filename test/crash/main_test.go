@@ -27,6 +27,7 @@ func TestMain(m *testing.M) {
 			os.Exit(2)
 		}
 		rounds = n
+		os.Unsetenv("BERTH_CRASH_ROUNDS") // it is no setting of the server
 	}
 	// A program built with the race detector sleeps a second when it ends, unless it is told not to.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")

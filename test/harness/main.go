@@ -9,8 +9,15 @@ import (
 	"testing"
 )
 
-// Main runs the tests of a package, then the closers, and returns the exit status.
+// Main runs the tests of a package, then the closers, and returns the exit status. The server's
+// settings are not taken from the environment of whoever runs the tests: BERTH_* is
+// unset.
 func Main(m *testing.M, closers ...func() error) int {
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "BERTH_") {
+			os.Unsetenv(name)
+		}
+	}
 	code := m.Run()
 	for _, c := range append(closers, binary.Close) {
 		if err := c(); err != nil {

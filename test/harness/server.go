@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -91,9 +90,7 @@ func (s *Server) start() error {
 	args := append([]string{"serve", "--listen", s.Addr, "--data", filepath.Join(s.Dir, "data")}, s.settings.Args...)
 	s.cmd = exec.Command(s.path, args...)
 	s.cmd.Dir = s.Dir
-	// Settings of whoever runs the tests are not the test's.
-	environ := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "BERTH_") })
-	s.cmd.Env = append(environ, s.settings.Env...)
+	s.cmd.Env = append(os.Environ(), s.settings.Env...)
 	s.URL = "http://" + s.Addr
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	endWithParent(s.cmd)

@@ -6,7 +6,6 @@ package hostile
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,7 +16,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,7 +25,7 @@ import (
 func TestMain(m *testing.M) {
 	// A program built with the race detector sleeps a second when it ends, unless it is told not to.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	os.Exit(harness.Main(m, shared.Close, removePlain))
+	os.Exit(harness.Main(m, shared.Close, plain.Close))
 }
 
 // shared is the server of all tests that need no settings of their own.
@@ -53,38 +51,23 @@ func sharedAPI(t *testing.T) *harness.API {
 
 // plain is the program as users run it: the race detector multiplies memory, so tests of
 // memory do without.
-var plain = sync.OnceValues(func() (string, error) {
+var plain = harness.Shared[string]{Start: func(t testing.TB) (string, func() error) {
 	dir, err := os.MkdirTemp("", "berth-plain-")
 	if err != nil {
-		return "", err
+		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "berth")
 	cmd := exec.Command("go", "build", "-o", out, "./cmd/berth")
 	cmd.Dir = harness.Root()
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", errors.Join(fmt.Errorf("go build: %w\n%s", err, text), os.RemoveAll(dir))
+		os.RemoveAll(dir)
+		t.Fatalf("go build: %v\n%s", err, text)
 	}
-	plainDir = dir
-	return out, os.Chmod(dir, 0o755) // for servers that run as another user
-})
-
-var plainDir string
-
-func removePlain() error {
-	if plainDir == "" {
-		return nil
-	}
-	return os.RemoveAll(plainDir)
-}
-
-func plainBinary(t testing.TB) string {
-	t.Helper()
-	path, err := plain()
-	if err != nil {
+	if err := os.Chmod(dir, 0o755); err != nil { // for servers that run as another user
 		t.Fatal(err)
 	}
-	return path
-}
+	return out, func() error { return os.RemoveAll(dir) }
+}}
 
 // start starts a server without the race detector that ends with the test.
 func start(t *testing.T, env ...string) *harness.Server {
@@ -94,7 +77,7 @@ func start(t *testing.T, env ...string) *harness.Server {
 
 func startIn(t *testing.T, dir string, env ...string) *harness.Server {
 	t.Helper()
-	s, err := harness.StartServer(plainBinary(t), dir, harness.Settings{Env: env})
+	s, err := harness.StartServer(plain.Get(t), dir, harness.Settings{Env: env})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,9 +154,12 @@ var metricsAddress = regexp.MustCompile(`serving metrics.* address=(\S+)`)
 // metric returns a measurement of a server that was started with BERTH_METRICS_LISTEN.
 func metric(t testing.TB, s *harness.Server, name string) float64 {
 	t.Helper()
-	m := metricsAddress.FindAllStringSubmatch(s.Log(), -1)
-	if m == nil {
-		t.Fatal("the server serves no metrics")
+	var m [][]string
+	if !eventually(func() bool { // the log is written a moment later
+		m = metricsAddress.FindAllStringSubmatch(s.Log(), -1)
+		return m != nil
+	}) {
+		t.Fatalf("the server serves no metrics:\n%s", s.Log())
 	}
 	resp, err := http.Get("http://" + m[len(m)-1][1] + "/metrics")
 	if err != nil {
@@ -192,6 +178,21 @@ func metric(t testing.TB, s *harness.Server, name string) float64 {
 	}
 	t.Fatalf("there is no measurement %s", name)
 	return 0
+}
+
+// objects returns the files of the blob store in a data folder.
+func objects(t testing.TB, dir string) (paths []string) {
+	t.Helper()
+	err := filepath.WalkDir(filepath.Join(dir, "data", "blobs"), func(path string, e os.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			paths = append(paths, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
 }
 
 // patience is after how long a test gives up waiting for what must come.
@@ -247,31 +248,34 @@ func raw(t testing.TB, s *harness.Server, text string) (*http.Response, []byte) 
 
 // wantError fails the test unless the answer is an error in the form of spec.md#error-codes.
 // An empty code stands for any.
-func wantError(t testing.TB, status int, header http.Header, body []byte, wantStatus int, wantCode string) {
+func wantError(t testing.TB, resp *http.Response, body []byte, status int, code string) {
 	t.Helper()
+	what := "the answer"
+	if r := resp.Request; r != nil {
+		what = fmt.Sprintf("%s %.100s", r.Method, r.URL.Path)
+	}
 	var form struct {
 		Errors []struct{ Code, Message string }
 	}
 	err := json.Unmarshal(body, &form)
 	switch {
-	case status != wantStatus:
-		t.Errorf("status %d, expected %d: %.300s", status, wantStatus, body)
+	case resp.StatusCode != status:
+		t.Errorf("%s: status %d, expected %d: %.300s", what, resp.StatusCode, status, body)
 	case err != nil || len(form.Errors) == 0 || form.Errors[0].Code == "" || form.Errors[0].Message == "":
-		t.Errorf("the error has another form: %.300s", body)
-	case wantCode != "" && form.Errors[0].Code != wantCode:
-		t.Errorf("the code is %s, expected %s: %.300s", form.Errors[0].Code, wantCode, body)
-	case header.Get("Content-Type") != "application/json" || header.Get("Docker-Distribution-Api-Version") != "registry/2.0":
-		t.Errorf("the error has the headers %v", header)
+		t.Errorf("%s: the error has another form: %.300s", what, body)
+	case code != "" && form.Errors[0].Code != code:
+		t.Errorf("%s: the code is %s, expected %s: %.300s", what, form.Errors[0].Code, code, body)
+	case resp.Header.Get("Content-Type") != "application/json" || resp.Header.Get("Docker-Distribution-Api-Version") != "registry/2.0":
+		t.Errorf("%s: the error has the headers %v", what, resp.Header)
 	case len(body) > 10_000:
-		t.Errorf("the error has %d bytes", len(body))
+		t.Errorf("%s: the error has %d bytes", what, len(body))
 	}
 }
 
 // wantFailure is wantError for an answer of the API.
 func wantFailure(t testing.TB, resp *harness.Response, status int, code string) {
 	t.Helper()
-	t.Logf("%s %.100s", resp.Request.Method, resp.Request.URL.Path)
-	wantError(t, resp.StatusCode, resp.Header, resp.Bytes, status, code)
+	wantError(t, resp.Response, resp.Bytes, status, code)
 }
 
 // works fails the test unless the server takes and gives content.

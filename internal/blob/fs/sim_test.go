@@ -279,3 +279,8 @@ func (s *sim) leftOf(rnd *rand.Rand, path string) []byte {
 	}
 	return append(bytes.Clone(synced[:common]), make([]byte, rnd.IntN(3000))...)
 }
+
+// together makes the calls one after the other, so that a run can be repeated.
+func (s *sim) together(a, b func() error) (errA, errB error) {
+	return a(), b()
+}

@@ -11,7 +11,8 @@
 //  1. the folder of the hour is made and synced: an empty folder;
 //  2. the file is created and written: a file of any length, or none;
 //  3. the file is synced: a whole file, maybe without a name, which is none;
-//  4. the folder of the hour is synced: the object. Only now does Commit return nil.
+//  4. the folder of the hour is synced, at the same time as the file: the object. Only when both
+//     are done does Commit return nil.
 //
 // What 1 to 3 leave is known to no row of SQL, is found by List and deleted by key.
 //

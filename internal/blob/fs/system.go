@@ -31,6 +31,10 @@ type system interface {
 	syncDir(path string) error
 	rmdir(path string) error
 
+	// together makes two of these calls, neither of which needs the other's result, at the same time:
+	// a disk takes as long for two syncs that overlap as for one.
+	together(a, b func() error) (errA, errB error)
+
 	// free returns how many bytes an unprivileged process could still write.
 	free(path string) (int64, error)
 }
@@ -75,6 +79,17 @@ func (c osCalls) syncDir(path string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+func (osCalls) together(a, b func() error) (errA, errB error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		errB = b()
+	}()
+	errA = a()
+	<-done
+	return errA, errB
 }
 
 func (osCalls) rmdir(path string) error {

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -91,14 +92,14 @@ func (w *writer) Commit(context.Context) error {
 }
 
 func (w *writer) commit() error {
-	if err := w.syncFile(); err != nil {
-		return err
-	}
-	// A network file system may report only now that the disk is full.
-	if err := w.closeFile(); err != nil {
-		return err
-	}
-	return w.syncName()
+	fileErr, nameErr := w.store.sys.together(func() error {
+		if err := w.syncFile(); err != nil {
+			return err
+		}
+		// A network file system may report only now that the disk is full.
+		return w.closeFile()
+	}, w.syncName)
+	return cmp.Or(fileErr, nameErr)
 }
 
 // Abort removes the file even after a Commit that failed, but never after one that did not.
