@@ -94,6 +94,9 @@ func exercise(t *testing.T, db *DB) {
 	put(t, db, document{seed: 3, manifests: []oci.Digest{n.Digest}}.build(t, "r", at(0), "x", "y"))
 	for _, ref := range []oci.Reference{byTag("t"), byDigest(n.Digest)} {
 		_, err := db.Manifest(ctx, "r", ref, true)
+		if ref.IsDigest() && err == nil {
+			_, err = db.ManifestPart(ctx, "r", ref.Digest, 0, 10)
+		}
 		must(err)
 	}
 	_, err = db.Blob(ctx, "r", a)

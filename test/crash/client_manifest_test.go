@@ -76,8 +76,15 @@ func (c *client) sendManifest(ctx context.Context, m manifest) error {
 				c.repo.setTag(tag, d)
 			}
 		},
-		// All tags or none: the model that follows from the first one must be met by all.
-		happened: func() bool { return c.digestOf("manifests/"+append(tags, d.String())[0]) == d.String() },
+		// All tags or none, but some may have pointed there before.
+		happened: func() bool {
+			for _, ref := range append(slices.Clone(tags), d.String()) {
+				if c.digestOf("manifests/"+ref) != d.String() {
+					return false
+				}
+			}
+			return true
+		},
 	}
 	_, err := c.change(ctx, op, http.StatusCreated, "PUT", c.repo.path(path), newReader(m.body), harness.Header{"Content-Type": m.mediaType})
 	return err

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,6 +146,49 @@ func TestSlowUploads(t *testing.T) {
 		return api.Do("PUT", harness.WithDigest(location, b.Digest.String()), b.Bytes).StatusCode == 201
 	}) {
 		t.Error("no upload is taken any more")
+	}
+	wantPeak(t, s, 96)
+}
+
+// The same with many requests on one connection, over HTTP/2.
+func TestSlowStreams(t *testing.T) {
+	const limit, streams = 20, 100
+	s := start(t, fmt.Sprintf("BERTH_LIMITS_UPLOADS=%d", limit))
+	api := harness.NewAPI(t, s).OverH2C()
+	b := octets(harness.Random(200_000))
+	var clients sync.WaitGroup
+	var busy, taken atomic.Int64
+	end := make(chan struct{})
+	for range streams {
+		body, pipe := io.Pipe()
+		go func() {
+			pipe.Write(b.Bytes[:100_000])
+			<-end
+			pipe.Write(b.Bytes[100_000:])
+			pipe.Close()
+		}()
+		clients.Go(func() {
+			defer body.Close() // ends the writer
+			resp, err := api.Try(t.Context(), "POST", "/v2/slow/streams/blobs/uploads/?digest="+b.Digest.String(), body)
+			switch {
+			case err != nil:
+				t.Error(err)
+			case resp.StatusCode == 201:
+				taken.Add(1)
+			default:
+				wantFailure(t, resp, 429, "TOOMANYREQUESTS")
+				busy.Add(1)
+			}
+		})
+	}
+	if !eventually(func() bool { return busy.Load() == streams-limit }) {
+		t.Errorf("%d uploads are refused, expected %d", busy.Load(), streams-limit)
+	}
+	harness.NewAPI(t, s).Expect(200, "GET", "/v2/", nil)
+	close(end)
+	clients.Wait()
+	if taken.Load() != limit {
+		t.Errorf("%d uploads are taken, expected %d", taken.Load(), limit)
 	}
 	wantPeak(t, s, 96)
 }
