@@ -99,7 +99,7 @@ func takeUpload(b *testing.B, dir string, body io.Reader, every int64) {
 		b.Fatal(err)
 	}
 	u := blob.NewUpload(w, oci.SHA256)
-	u.CheckpointEvery(every, func(context.Context, blob.State, []byte) error { return nil })
+	u.CheckpointEvery(every, checkpointAge, func(context.Context, blob.State, []byte) error { return nil })
 	if _, err := u.ReadFrom(b.Context(), body); err != nil {
 		b.Fatal(err)
 	}

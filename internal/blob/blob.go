@@ -57,6 +57,10 @@ type Store interface {
 	// An error ends the sequence.
 	List(ctx context.Context, from, to time.Time) iter.Seq2[Info, error]
 
+	// Room fails with ErrNoSpace if n bytes more, of whatever is kept beside the objects, would use up the
+	// reserve of free space. It is cheap.
+	Room(ctx context.Context, n int64) error
+
 	// Check tells whether the store can be used: nil, or what is wrong with it.
 	// ErrNoSpace says that only writes are refused.
 	Check(ctx context.Context) error

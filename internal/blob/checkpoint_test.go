@@ -23,7 +23,7 @@ func TestContextEnds(t *testing.T) {
 	u := blob.NewUpload(create(t, s), oci.SHA256)
 	ctx, cancel := context.WithCancel(t.Context())
 	var saved atomic.Int64
-	u.CheckpointEvery(1<<20, func(ctx context.Context, state blob.State, _ []byte) error {
+	u.CheckpointEvery(1<<20, checkpointAge, func(ctx context.Context, state blob.State, _ []byte) error {
 		saved.Store(state.Size)
 		cancel()
 		return ctx.Err() // a checkpoint goes on without the client
@@ -65,7 +65,7 @@ func TestCheckpoints(t *testing.T) {
 	}
 	var all []saved
 	var running atomic.Int32
-	u.CheckpointEvery(2<<20, func(_ context.Context, state blob.State, hash []byte) error {
+	u.CheckpointEvery(2<<20, checkpointAge, func(_ context.Context, state blob.State, hash []byte) error {
 		if running.Add(1) != 1 {
 			t.Error("two checkpoints overlap")
 		}
@@ -138,7 +138,7 @@ func TestCheckpointAfterResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer u.Abort()
-	u.CheckpointEvery(2<<20, func(_ context.Context, state blob.State, _ []byte) error {
+	u.CheckpointEvery(2<<20, checkpointAge, func(_ context.Context, state blob.State, _ []byte) error {
 		t.Errorf("a checkpoint at %d", state.Size)
 		return nil
 	})
@@ -154,13 +154,13 @@ func TestCheckpointAge(t *testing.T) {
 		defer u.Abort()
 		begin := time.Now()
 		var sizes []int64
-		u.CheckpointEvery(1<<20, func(_ context.Context, state blob.State, _ []byte) error {
+		u.CheckpointEvery(1<<20, checkpointAge, func(_ context.Context, state blob.State, _ []byte) error {
 			sizes = append(sizes, state.Size)
 			return nil
 		})
 		r := readerFunc(func(p []byte) (int, error) {
 			time.Sleep(time.Minute)
-			if time.Since(begin) > 3*blob.CheckpointAge+time.Minute {
+			if time.Since(begin) > 3*checkpointAge+time.Minute {
 				return 0, io.EOF
 			}
 			return 1, nil
@@ -168,7 +168,7 @@ func TestCheckpointAge(t *testing.T) {
 		if _, err := u.ReadFrom(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		if len(sizes) != 2 || sizes[0] > int64(blob.CheckpointAge/time.Minute)+2 {
+		if len(sizes) != 2 || sizes[0] > int64(checkpointAge/time.Minute)+2 {
 			t.Errorf("checkpoints at %d bytes of one a minute", sizes)
 		}
 	})
@@ -180,7 +180,7 @@ func TestCheckpointBeside(t *testing.T) {
 		f := &failing{Writer: create(t, newStore(t)), block: make(chan struct{})}
 		u := blob.NewUpload(f, oci.SHA256)
 		var saved []int64
-		u.CheckpointEvery(1<<20, func(_ context.Context, state blob.State, _ []byte) error {
+		u.CheckpointEvery(1<<20, checkpointAge, func(_ context.Context, state blob.State, _ []byte) error {
 			saved = append(saved, state.Size)
 			return nil
 		})
@@ -210,7 +210,7 @@ func TestCheckpointErrors(t *testing.T) {
 	} {
 		w := create(t, s)
 		u := blob.NewUpload(&failing{Writer: w, err: test.disk}, oci.SHA256)
-		u.CheckpointEvery(1<<20, func(context.Context, blob.State, []byte) error { return test.save })
+		u.CheckpointEvery(1<<20, checkpointAge, func(context.Context, blob.State, []byte) error { return test.save })
 		_, err := u.ReadFrom(t.Context(), endless{})
 		var readErr *blob.ReadError
 		if want := cmp.Or(test.disk, test.save); !errors.Is(err, want) || errors.As(err, &readErr) {
@@ -286,3 +286,6 @@ func TestHashState(t *testing.T) {
 		w.Abort()
 	}
 }
+
+// checkpointAge is so long that time makes no checkpoint, but in synthetic time.
+const checkpointAge = 10 * time.Minute

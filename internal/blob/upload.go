@@ -21,20 +21,18 @@ type Upload struct {
 	err  error // the store's first error; hash and bytes may differ since
 
 	every   int64 // bytes between checkpoints; 0 for none
+	age     time.Duration
 	save    SaveFunc
 	saved   int64     // size at the last checkpoint
 	savedAt time.Time // its time
 }
-
-// CheckpointAge is the time after which bytes are in a checkpoint, however few they are.
-const CheckpointAge = 10 * time.Minute
 
 // due returns when bytes must get into a checkpoint; zero for never.
 func (u *Upload) due() time.Time {
 	if u.every <= 0 {
 		return time.Time{}
 	}
-	return u.savedAt.Add(CheckpointAge)
+	return u.savedAt.Add(u.age)
 }
 
 // SaveFunc keeps what ResumeUpload needs: a durable state and the hash state at its Size.
@@ -66,11 +64,11 @@ func ResumeUpload(w Writer, alg oci.Algorithm, hashState []byte) (*Upload, error
 }
 
 // CheckpointEvery makes ReadFrom checkpoint the Writer each time about n more bytes have
-// come, or CheckpointAge has passed, beside the stream, and call save with the result. Calls of save do not
+// come, or some have and the time age has passed, beside the stream, and call save with the result. Calls of save do not
 // overlap, and none is made after ReadFrom has returned. An error of
 // save ends ReadFrom.
-func (u *Upload) CheckpointEvery(n int64, save SaveFunc) {
-	u.every, u.save, u.savedAt = n, save, time.Now()
+func (u *Upload) CheckpointEvery(n int64, age time.Duration, save SaveFunc) {
+	u.every, u.age, u.save, u.savedAt = n, age, save, time.Now()
 }
 
 // ReadFrom appends what r yields up to its end and returns how many bytes that were.

@@ -2,6 +2,7 @@ package distribution
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
 
@@ -171,9 +172,34 @@ func uploadBody(w *web.Response, req *request) (registry.Body, error) {
 			return registry.Body{}, oci.Errorf(oci.CodeSizeInvalid, "Content-Range names %d bytes, Content-Length %d", r.length(), n)
 		}
 		body.First = r.first
+		body.Reader = &exactly{r: body.Reader, left: r.length()}
 	}
 	return body, nil
 }
+
+// exactly is a body of a known length, even if it comes without a Content-Length.
+type exactly struct {
+	r    io.Reader
+	left int64
+}
+
+func (e *exactly) Read(p []byte) (int, error) {
+	if int64(len(p)) > e.left {
+		p = p[:e.left+1] // one more, which shows whether there is more
+	}
+	n, err := e.r.Read(p)
+	if int64(n) > e.left {
+		n, e.left = int(e.left), 0
+		return n, errTooLong
+	}
+	e.left -= int64(n)
+	if errors.Is(err, io.EOF) && e.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+var errTooLong = errors.New("the body has more bytes than its Content-Range")
 
 // uploadFailed tells what the client did wrong. An offset that does not fit is 416, with
 // what the client needs to go on.

@@ -202,10 +202,13 @@ func (c *Collector) orphans(ctx context.Context, res *Result) error {
 		if known {
 			continue
 		}
-		if err := c.db.Doom(ctx, info.Key, time.Now()); err != nil {
+		orphan, err := c.db.DoomOrphan(ctx, info.Key, time.Now())
+		if err != nil {
 			return fmt.Errorf("doom object %s: %w", info.Key, err)
 		}
-		res.Orphans++
+		if orphan {
+			res.Orphans++
+		}
 	}
 	if err := c.db.SetSetting(ctx, sweptSetting, binary.BigEndian.AppendUint64(nil, uint64(until.Unix()))); err != nil {
 		return fmt.Errorf("note how far the storage is swept: %w", err)

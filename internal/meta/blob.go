@@ -104,17 +104,18 @@ func (db *DB) CommitBlob(ctx context.Context, n NewBlob) error {
 				return ErrNotFound
 			}
 		}
-		repo, err := t.makeRepository(n.Repository, n.Now)
-		if err != nil {
-			return err
-		}
+		// Before the repository is made, so that nothing has been written when this fails, as it often does.
 		var blob int64
-		err = t.queryRow(`INSERT INTO blob (digest, size, storage_key, created_at) VALUES ($1, $2, $3, $4)
+		err := t.queryRow(`INSERT INTO blob (digest, size, storage_key, created_at) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (digest) DO NOTHING RETURNING id`,
 			n.Digest.String(), n.Size, n.Key, n.Now.UnixMilli()).Scan(&blob)
 		if errors.Is(err, ErrNotFound) {
 			blob, err = t.commitAgain(n)
 		}
+		if err != nil {
+			return err
+		}
+		repo, err := t.makeRepository(n.Repository, n.Now)
 		if err != nil {
 			return err
 		}
@@ -141,7 +142,10 @@ func (t *tx) commitAgain(n NewBlob) (blob int64, err error) {
 		}, `SELECT r.name FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id WHERE rb.blob_id = $1`, blob); err != nil {
 			return 0, err
 		}
-		if _, err := t.exec(`UPDATE blob SET storage_key = $2 WHERE id = $1`, blob, n.Key); err != nil {
+		if _, err := t.exec(`UPDATE blob SET storage_key = $2, size = $3 WHERE id = $1`, blob, n.Key, n.Size); err != nil {
+			return 0, err
+		}
+		if _, err := t.exec(`UPDATE total SET bytes = bytes + $1`, n.Size-exists.Size); err != nil {
 			return 0, err
 		}
 		return blob, t.doom(exists.Key, n.Now)

@@ -75,17 +75,20 @@ func TestCommitReplacesBroken(t *testing.T) {
 	d := digestOf("d")
 	lost := commit(t, db, "a", d, at(1))
 	put(t, db, document{seed: 1, blobs: []oci.Digest{d}}.build(t, "a", at(1), "t"))
-	n := NewBlob{Repository: "b", Digest: d, Size: 10, Key: newKey(), Broken: lost, Now: at(2)}
+	n := NewBlob{Repository: "b", Digest: d, Size: 11, Key: newKey(), Broken: lost, Now: at(2)} // the size was wrong, too
 	if err := db.CommitBlob(t.Context(), n); err != nil {
 		t.Fatal(err)
 	}
 	for r, needed := range map[oci.Repository]bool{"a": true, "b": false} {
-		if b, err := db.Blob(t.Context(), r, d); err != nil || b.Key != n.Key || b.UnreferencedSince.IsZero() != needed {
+		if b, err := db.Blob(t.Context(), r, d); err != nil || b.Key != n.Key || b.Size != 11 || b.UnreferencedSince.IsZero() != needed {
 			t.Errorf("%s: %+v, %v", r, b, err)
 		}
 	}
 	if got := doomed(t, db); len(got) != 1 || !got[lost] {
 		t.Errorf("doomed are %v, want %s", got, lost)
+	}
+	if blobs, bytes, err := db.Totals(t.Context()); err != nil || blobs != 1 || bytes != 11 {
+		t.Errorf("totals are %d blobs of %d bytes, %v", blobs, bytes, err)
 	}
 	// Who says so of an object that was replaced meanwhile is asked again.
 	late := NewBlob{Repository: "b", Digest: d, Size: 10, Key: newKey(), Broken: lost, Now: at(3)}

@@ -96,12 +96,12 @@ func (db *DB) StoredManifests(ctx context.Context, after int64, n int) ([]Stored
 // ManifestParts returns the digests that rows connect with a manifest: blobs that
 // its repository has, and those that it lacks.
 func (db *DB) ManifestParts(ctx context.Context, manifest int64) (present, missing []string, err error) {
-	present, err = db.names(ctx, 0, `SELECT b.digest FROM manifest_blob mb JOIN blob b ON b.id = mb.blob_id
+	present, err = db.names(ctx, `SELECT b.digest FROM manifest_blob mb JOIN blob b ON b.id = mb.blob_id
 		WHERE mb.manifest_id = $1`, manifest)
 	if err != nil {
 		return nil, nil, err
 	}
-	missing, err = db.names(ctx, 0, `SELECT digest FROM manifest_missing_blob WHERE manifest_id = $1`, manifest)
+	missing, err = db.names(ctx, `SELECT digest FROM manifest_missing_blob WHERE manifest_id = $1`, manifest)
 	return present, missing, err
 }
 

@@ -8,14 +8,35 @@ import (
 	"github.com/berthregistry/berth/internal/oci"
 )
 
-// Doom orders the deletion of an object that no row speaks of.
-func (db *DB) Doom(ctx context.Context, key string, now time.Time) error {
-	return db.update(ctx, func(t *tx) error { return t.doom(key, now) })
+// DoomOrphan orders the deletion of an object that no row speaks of. It returns false if one does.
+func (db *DB) DoomOrphan(ctx context.Context, key string, now time.Time) (orphan bool, err error) {
+	err = db.update(ctx, func(t *tx) error {
+		var known bool
+		if err := t.queryRow(knownKey, key).Scan(&known); err != nil {
+			return err
+		}
+		if orphan = !known; known {
+			return nil
+		}
+		return t.doom(key, now)
+	})
+	return orphan, err
 }
 
-// Doomed returns up to n objects whose bytes are to be deleted.
+// Doomed returns up to n objects whose bytes are to be deleted. That they are doomed is durable: a crash
+// does not bring back a row that needs them.
 func (db *DB) Doomed(ctx context.Context, n int) ([]string, error) {
-	return db.names(ctx, n, `SELECT storage_key FROM doomed_object ORDER BY storage_key LIMIT $1`, n)
+	var keys []string
+	err := db.update(ctx, func(t *tx) error {
+		keys = keys[:0]
+		return t.query(func(scan func(...any) error) error {
+			var key string
+			err := scan(&key)
+			keys = append(keys, key)
+			return err
+		}, `SELECT storage_key FROM doomed_object ORDER BY storage_key LIMIT $1`, n)
+	})
+	return keys, err
 }
 
 // Buried tells that the bytes of objects are gone for sure.
@@ -154,8 +175,10 @@ func (db *DB) ExpireUploads(ctx context.Context, before time.Time, n int, now ti
 // that is doomed already.
 func (db *DB) KnownKey(ctx context.Context, key string) (bool, error) {
 	var known bool
-	err := db.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM blob WHERE storage_key = $1)
-		OR EXISTS (SELECT 1 FROM upload WHERE storage_key = $1)
-		OR EXISTS (SELECT 1 FROM doomed_object WHERE storage_key = $1)`, key).Scan(&known)
+	err := db.queryRow(ctx, knownKey, key).Scan(&known)
 	return known, err
 }
+
+const knownKey = `SELECT EXISTS (SELECT 1 FROM blob WHERE storage_key = $1)
+	OR EXISTS (SELECT 1 FROM upload WHERE storage_key = $1)
+	OR EXISTS (SELECT 1 FROM doomed_object WHERE storage_key = $1)`

@@ -163,9 +163,9 @@ func TestDoomedAndBuried(t *testing.T) {
 	if err := db.SaveUpload(t.Context(), &Upload{ID: "u", Repository: "a", Key: "upload", Algorithm: oci.SHA256, Updated: at(0)}, true); err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range []string{"c", "a", "b", "b"} {
-		if err := db.Doom(t.Context(), k, at(1)); err != nil {
-			t.Fatal(err)
+	for i, k := range []string{"c", "a", "b", "b", blob, "upload"} {
+		if orphan, err := db.DoomOrphan(t.Context(), k, at(1)); err != nil || orphan != (i < 3) {
+			t.Fatalf("%s is an orphan: %v, %v", k, orphan, err)
 		}
 	}
 	for _, n := range []int{0, 2, 3, 100} {

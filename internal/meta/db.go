@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 
@@ -32,6 +33,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrReferenced: a manifest needs the blob.
 	ErrReferenced = errors.New("referenced by a manifest")
+	// ErrBroken: a sync failed, so nothing can be changed until the database is opened anew. Reads go on.
+	ErrBroken = errors.New("the database's log could not be brought to the disk; nothing is written until a restart")
 )
 
 // DB is the database of one registry.
@@ -46,7 +49,7 @@ type DB struct {
 
 // source names the file at path, and the settings of each connection, to the driver.
 func source(path string) string {
-	const pragmas = "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+	const pragmas = "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)" +
 		"&_pragma=foreign_keys(ON)&_pragma=wal_autocheckpoint(2000)&_pragma=journal_size_limit(16777216)"
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + pragmas
 }
@@ -77,13 +80,35 @@ func open(ctx context.Context, path string) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
-	db, err := openRead(path)
+	log, err := openLog(path)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close(), write.Close())
 	}
+	db, err := openRead(path)
+	if err != nil {
+		return nil, errors.Join(err, log.Close(), conn.Close(), write.Close())
+	}
 	db.cache = newCache()
-	db.writer = newWriter(write, conn, db.cache)
+	db.writer = newWriter(write, conn, log, db.cache)
 	return db, nil
+}
+
+// logFile is the write-ahead log of a database, opened in order to sync it.
+type logFile struct{ *os.File }
+
+// openLog opens the log of the database at path. SQLite made the file when it
+// opened the database, and keeps it until the last connection is closed.
+func openLog(path string) (logFile, error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return logFile{}, err
+	}
+	defer dir.Close()
+	if err := dir.Sync(); err != nil { // the names of both files
+		return logFile{}, err
+	}
+	f, err := os.OpenFile(path+"-wal", os.O_RDWR, 0)
+	return logFile{f}, err
 }
 
 // OpenReadOnly opens a database that exists and has the schema of this Berth. Methods that
@@ -123,8 +148,13 @@ func (db *DB) Close() error {
 	return errors.Join(db.read.Close(), db.writer.pool.Close())
 }
 
-// Check tells whether the database answers.
+// Check tells whether the database answers and can be written.
 func (db *DB) Check(ctx context.Context) error {
+	if db.writer != nil {
+		if failed := db.writer.failed.Load(); failed != nil {
+			return *failed
+		}
+	}
 	var one int
 	return db.queryRow(ctx, "SELECT 1").Scan(&one)
 }
@@ -153,19 +183,23 @@ func (db *DB) prepared(text string) (*sql.Stmt, error) {
 
 // row is a single row, or the error of asking for it.
 type row struct {
-	row *sql.Row
-	err error
+	row   *sql.Row
+	err   error
+	wrote *bool // set if the statement may have changed rows; nil for a SELECT
 }
 
 func (r row) Scan(dest ...any) error {
 	if r.err != nil {
 		return r.err
 	}
-	if err := r.row.Scan(dest...); errors.Is(err, sql.ErrNoRows) {
-		return ErrNotFound
-	} else {
-		return err
+	err := r.row.Scan(dest...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrNotFound // and nothing to change
 	}
+	if r.wrote != nil {
+		*r.wrote = true
+	}
+	return err
 }
 
 // queryRow reads at most one row. It does not heed cancellation: watching a

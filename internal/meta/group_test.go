@@ -229,6 +229,122 @@ func TestGroupSurvivesLostTransaction(t *testing.T) {
 	}
 }
 
+// failingLog is a log whose disk has failed.
+type failingLog struct{ syncer }
+
+func (failingLog) Sync() error { return errors.New("the disk is gone") }
+
+// A change whose sync failed is not acknowledged, and none is made after it: what readers
+// see of it may vanish, and must carry nothing.
+func TestFailedSyncEndsWriting(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "berth.db")
+	db := openDB(t, path)
+	if err := set(db, t.Context(), "before")(); err != nil {
+		t.Fatal(err)
+	}
+	healthy := db.writer.log
+	db.writer.log = failingLog{healthy}
+	for _, name := range []string{"during", "during too"} {
+		if err := set(db, t.Context(), name)(); !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), "the disk is gone") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	db.writer.log = healthy
+	for _, name := range []string{"after", "after too"} {
+		if err := set(db, t.Context(), name)(); !errors.Is(err, ErrBroken) {
+			t.Errorf("%s the failure: %v", name, err)
+		}
+	}
+	if err := db.Check(t.Context()); !errors.Is(err, ErrBroken) {
+		t.Errorf("Check says %v", err)
+	}
+	wantSettings(t, db, map[string]bool{"before": true, "after": false, "after too": false}) // reads go on
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db = openDB(t, path)
+	if err := set(db, t.Context(), "later")(); err != nil {
+		t.Errorf("opened anew: %v", err)
+	}
+	wantSettings(t, db, map[string]bool{"before": true, "after": false, "later": true})
+}
+
+// slowLog is a log whose syncs wait to be let go.
+type slowLog struct {
+	syncer
+	entered chan struct{}
+	leave   chan struct{}
+}
+
+func (l slowLog) Sync() error {
+	l.entered <- struct{}{}
+	<-l.leave
+	return l.syncer.Sync()
+}
+
+// While a group is made durable the next one is made, and nobody hears of either too early. An object whose
+// doom is not durable is not handed out to have its bytes deleted.
+func TestAcknowledgedAfterSync(t *testing.T) {
+	db := newDB(t)
+	log := slowLog{db.writer.log, make(chan struct{}), make(chan struct{})}
+	db.writer.log = log
+	acknowledged := make(chan string, 3)
+	start := func(name string, change func() error) {
+		go func() {
+			if err := change(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			acknowledged <- name
+		}()
+	}
+	visible := func(key string) {
+		t.Helper()
+		for range 10_000 {
+			if known, err := db.KnownKey(t.Context(), key); err != nil {
+				t.Fatal(err)
+			} else if known {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		t.Fatalf("%s was not made while the sync went on", key)
+	}
+	doom := func(key string) func() error {
+		return func() error { _, err := db.DoomOrphan(t.Context(), key, at(0)); return err }
+	}
+	start("first", doom("first"))
+	<-log.entered
+	start("second", doom("second"))
+	visible("second") // although the first is not durable yet
+	var keys []string
+	start("doomed", func() (err error) { keys, err = db.Doomed(t.Context(), 10); return err })
+	select {
+	case name := <-acknowledged:
+		t.Fatalf("%s was acknowledged before a sync had ended", name)
+	case <-time.After(50 * time.Millisecond):
+	}
+	log.leave <- struct{}{}
+	if name := <-acknowledged; name != "first" {
+		t.Errorf("%s came first", name)
+	}
+	<-log.entered
+	select {
+	case name := <-acknowledged:
+		t.Fatalf("%s was acknowledged before its sync had ended", name)
+	case <-time.After(50 * time.Millisecond):
+	}
+	log.leave <- struct{}{}
+	if name := <-acknowledged; name != "second" {
+		t.Errorf("%s came second", name)
+	}
+	<-log.entered
+	log.leave <- struct{}{}
+	if name := <-acknowledged; name != "doomed" || len(keys) != 2 {
+		t.Errorf("%s came last; doomed are %v", name, keys)
+	}
+	db.writer.log = log.syncer
+}
+
 // A change whose turn has come is not stopped by its context: the outcome is what the caller hears.
 func TestCancelledTooLate(t *testing.T) {
 	db := newDB(t)

@@ -87,7 +87,7 @@ func TestOpenIsIdempotent(t *testing.T) {
 func TestConnectionSettings(t *testing.T) {
 	db := newDB(t)
 	for pragma, want := range map[string]string{
-		"foreign_keys": "1", "journal_mode": "wal", "synchronous": "2", "busy_timeout": "10000",
+		"foreign_keys": "1", "journal_mode": "wal", "synchronous": "1", "busy_timeout": "10000",
 	} {
 		var reader, writer string
 		if err := db.read.QueryRow("PRAGMA " + pragma).Scan(&reader); err != nil {

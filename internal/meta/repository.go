@@ -59,8 +59,8 @@ func (db *DB) page(ctx context.Context, text string, args ...any) ([]string, err
 }
 
 // names collects one column of text.
-func (db *DB) names(ctx context.Context, n int, text string, args ...any) ([]string, error) {
-	names := make([]string, 0, min(n, 1000))
+func (db *DB) names(ctx context.Context, text string, args ...any) ([]string, error) {
+	var names []string
 	var name string
 	err := db.query(ctx, func(scan func(...any) error) error {
 		if err := scan(&name); err != nil {

@@ -1,12 +1,16 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/berthregistry/berth/internal/oci"
 )
@@ -20,9 +24,14 @@ var (
 )
 
 // writer runs changes one after the other on the only connection that writes.
-// Changes that arrive while a transaction is being made durable share the next
-// one and its sync, each behind a savepoint of its own: one that fails undoes itself alone.
-// One that costs the whole transaction makes each of its group run again, in one of its own.
+//
+// Changes that arrive while it is busy share the next transaction. SQLite does not sync its log at a commit
+// (synchronous is NORMAL); a second goroutine does, so that one transaction runs while
+// the one before it is made durable. Readers may see a change that is not durable yet; the caller
+// hears of it when it is. The log is a sequence: what is durable never rests on something that is not.
+//
+// Most changes succeed, or fail before they have written anything. One that fails later costs the
+// whole transaction, which then runs again with a savepoint around each change.
 type writer struct {
 	pool  *sql.DB
 	conn  *sql.Conn
@@ -33,6 +42,16 @@ type writer struct {
 	mu      sync.RWMutex // held for reading while sending to changes
 	closed  bool
 	done    chan struct{}
+
+	log       syncer                // the write-ahead log
+	committed chan []*change        // from run to persist; a second group waits in run
+	failed    atomic.Pointer[error] // why nothing is written any more
+}
+
+// syncer is a logFile.
+type syncer interface {
+	Sync() error
+	Close() error
 }
 
 type change struct {
@@ -47,17 +66,21 @@ type change struct {
 type tx struct {
 	w       *writer
 	touched []oci.Repository
+	wrote   bool // rows may have changed
 }
 
-func newWriter(pool *sql.DB, conn *sql.Conn, c *cache) *writer {
+func newWriter(pool *sql.DB, conn *sql.Conn, log syncer, c *cache) *writer {
 	w := &writer{
-		pool:    pool,
-		conn:    conn,
-		stmts:   make(map[string]*sql.Stmt),
-		cache:   c,
-		changes: make(chan *change, maxGroup),
-		done:    make(chan struct{}),
+		pool:      pool,
+		conn:      conn,
+		stmts:     make(map[string]*sql.Stmt),
+		cache:     c,
+		changes:   make(chan *change, maxGroup),
+		done:      make(chan struct{}),
+		log:       log,
+		committed: make(chan []*change),
 	}
+	go w.persist()
 	go w.run()
 	return w
 }
@@ -92,17 +115,10 @@ func (db *DB) update(ctx context.Context, do func(*tx) error) error {
 	return c.err
 }
 
+// run makes transactions of the changes.
 func (w *writer) run() {
-	defer close(w.done)
-	defer func() {
-		for _, s := range w.stmts {
-			s.Close() // or SQLite would keep the file open, and its log
-		}
-		w.conn.Close()
-	}()
-	group := make([]*change, 0, maxGroup)
 	for first := range w.changes {
-		group = append(group[:0], first)
+		group := []*change{first}
 	collect:
 		for len(group) < maxGroup {
 			select {
@@ -116,65 +132,114 @@ func (w *writer) run() {
 			}
 		}
 		w.commit(group)
-		for _, c := range group {
-			close(c.done)
-		}
+		w.committed <- group
 	}
+	for _, s := range w.stmts {
+		s.Close() // or SQLite would keep the file open, and its log
+	}
+	close(w.committed)
 }
 
-// commit runs a group in one transaction. The steps, and what a crash at each
-// leaves: until COMMIT returns, nothing of the group; afterwards all of it. No
-// caller hears of its change before.
-func (w *writer) commit(group []*change) {
-	fail := func(err error) {
+// persist makes groups durable and tells their callers.
+func (w *writer) persist() {
+	defer close(w.done)
+	for group := range w.committed {
+		var err error
+		if slices.ContainsFunc(group, func(c *change) bool { return c.err == nil }) {
+			err = w.sync()
+		}
 		for _, c := range group {
 			if c.err == nil {
 				c.err = err
 			}
+			close(c.done)
 		}
 	}
+	w.conn.Close()
+	w.log.Close()
+}
+
+// sync makes durable what the log holds. When it fails nobody knows what the disk has: the kernel may have
+// dropped what it could not write, so that a second attempt would succeed without it. Changes that follow would
+// rest on that, so none is made any more until the database is opened anew.
+func (w *writer) sync() error {
+	if failed := w.failed.Load(); failed != nil {
+		return *failed
+	}
+	err := w.log.Sync()
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrBroken, err)
+		w.failed.Store(&err)
+	}
+	return err
+}
+
+// commit runs a group in one transaction. The steps, and what a crash at each
+// leaves: until COMMIT returns, nothing of the group; then all or nothing of it; after the sync all. No
+// caller hears of its change before.
+func (w *writer) commit(group []*change) {
+	if failed := w.failed.Load(); failed != nil {
+		for _, c := range group {
+			c.err = *failed
+		}
+		return
+	}
+	if w.attempt(group, false) || w.attempt(group, true) || len(group) == 1 {
+		return
+	}
+	for i := range group {
+		w.commit(group[i : i+1])
+	}
+}
+
+// attempt makes the changes of a group, each behind a savepoint if guarded. It returns false if the transaction is lost with
+// one that failed: without savepoints because that one had written something, with them because SQLite rolls
+// back all of a transaction when the disk is full or fails.
+func (w *writer) attempt(group []*change, guarded bool) bool {
 	if err := w.exec("BEGIN IMMEDIATE"); err != nil {
-		fail(fmt.Errorf("begin: %w", err))
-		return
+		fail(group, fmt.Errorf("begin: %w", err))
+		return true
 	}
-	effective := 0
+	effective := false
 	for _, c := range group {
-		if !w.apply(c) {
+		if !w.apply(c, guarded) {
 			w.exec("ROLLBACK") // fails if SQLite has rolled back by itself
-			if len(group) > 1 {
-				for i := range group {
-					w.commit(group[i : i+1])
-				}
-			}
-			return
+			return false
 		}
-		if c.err == nil {
-			effective++
-		}
+		effective = effective || c.err == nil
 	}
-	if effective == 0 {
-		if err := w.exec("ROLLBACK"); err != nil {
-			fail(fmt.Errorf("roll back: %w", err))
-		}
-		return
+	end := "COMMIT"
+	if !effective {
+		end = "ROLLBACK"
 	}
-	if err := w.exec("COMMIT"); err != nil {
-		fail(fmt.Errorf("commit: %w", err))
+	if err := w.exec(end); err != nil {
+		fail(group, fmt.Errorf("%s: %w", strings.ToLower(end), err))
 		w.exec("ROLLBACK") // fails when the commit has rolled back by itself
 	}
 	w.invalidate(group) // what was read before the commit ended is not believed after it
+	return true
 }
 
-// apply runs one change behind a savepoint. It returns false if the transaction is lost with
-// it: SQLite rolls back all of one when the disk is full or fails.
-func (w *writer) apply(c *change) bool {
+// fail gives the changes of a group that have not failed an error.
+func fail(group []*change, err error) {
+	for _, c := range group {
+		c.err = cmp.Or(c.err, err)
+	}
+}
+
+// apply runs one change. It returns false if the transaction is lost with it.
+func (w *writer) apply(c *change, guarded bool) bool {
+	c.tx = tx{w: w}
 	if c.err = c.ctx.Err(); c.err != nil {
 		return true
+	}
+	if !guarded {
+		c.err = call(c.do, &c.tx)
+		return c.err == nil || !c.tx.wrote
 	}
 	if c.err = w.exec("SAVEPOINT change"); c.err != nil {
 		return true
 	}
-	c.tx.w = w
 	c.err = call(c.do, &c.tx)
 	if c.err != nil && w.exec("ROLLBACK TO change") != nil {
 		return false
@@ -236,9 +301,12 @@ func (t *tx) exec(text string, args ...any) (int64, error) {
 	}
 	res, err := s.ExecContext(context.Background(), args...)
 	if err != nil {
+		t.wrote = true // maybe
 		return 0, err
 	}
-	return res.RowsAffected()
+	n, err := res.RowsAffected()
+	t.wrote = t.wrote || n > 0 || err != nil
+	return n, err
 }
 
 func (t *tx) queryRow(text string, args ...any) row {
@@ -246,7 +314,11 @@ func (t *tx) queryRow(text string, args ...any) row {
 	if err != nil {
 		return row{err: err}
 	}
-	return row{row: s.QueryRowContext(context.Background(), args...)}
+	r := row{row: s.QueryRowContext(context.Background(), args...)}
+	if !strings.HasPrefix(text, "SELECT") {
+		r.wrote = &t.wrote
+	}
+	return r
 }
 
 func (t *tx) query(each func(scan func(...any) error) error, text string, args ...any) error {

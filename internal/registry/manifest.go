@@ -126,6 +126,10 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 	if p.Reference.IsDigest() && digest != p.Reference.Digest {
 		return Pushed{}, oci.Errorf(oci.CodeDigestInvalid, "the manifest was pushed as %s, but its bytes are %s", p.Reference, digest)
 	}
+	// The database may be on the disk whose reserve is kept.
+	if err := g.store.Room(ctx, int64(len(p.Body))); err != nil {
+		return Pushed{}, fmt.Errorf("put manifest %s@%s: %w", p.Repository, digest, refine(err))
+	}
 	sparse := g.opts.Sparse(p.Repository)
 	absent, err := g.db.PutManifest(ctx, meta.NewManifest{
 		Repository:    p.Repository,

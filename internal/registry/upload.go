@@ -15,10 +15,12 @@ import (
 const (
 	// checkpointBytes says how much of a body is sent again at most after a crash.
 	checkpointBytes = 64 << 20
+	// checkpointAge is the time after which bytes are in a checkpoint, however few they are.
+	checkpointAge = 10 * time.Minute
 	// maxRowless is how long an upload may go without a row. Since checkpoints are made by time,
 	// too, only a machine that was suspended meanwhile gets there; the collector may have
 	// swept the object then.
-	maxRowless = 3 * blob.CheckpointAge
+	maxRowless = 3 * checkpointAge
 )
 
 // Body is what a client sends of a blob.
@@ -180,8 +182,9 @@ func (g *Registry) FinishUpload(ctx context.Context, s Session, d oci.Digest, bo
 		return err
 	}
 	if row == nil && in.Size() == 0 && d != in.Digest() {
-		// A client that did not get the answer to its closing PUT asks again.
-		if _, err := g.CheckBlob(ctx, s.Repository, d); err == nil {
+		// A client that did not get the answer to its closing PUT asks again. The touch waits until
+		// what may just have been written is durable.
+		if b, err := g.Blob(ctx, s.Repository, d); err == nil && g.intact(ctx, b.Key, b.Size) && g.db.TouchBlob(ctx, s.Repository, d, time.Now()) == nil {
 			in.Abort()
 			return nil
 		}
@@ -285,7 +288,8 @@ func (in *incoming) save(ctx context.Context, state blob.State, hash []byte) err
 // receive takes the body in. What came before a failure of the body is kept, if the
 // client can go on from it.
 func (in *incoming) receive(ctx context.Context, body Body) error {
-	in.CheckpointEvery(checkpointBytes, in.save)
+	// In time for the session not to expire under a slow client.
+	in.CheckpointEvery(checkpointBytes, min(checkpointAge, in.g.opts.UploadExpiry/4), in.save)
 	_, err := in.ReadFrom(ctx, body)
 	if err == nil {
 		return nil

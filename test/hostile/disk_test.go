@@ -162,7 +162,14 @@ func TestDiskReserve(t *testing.T) {
 	if left := int64(st.Bavail) * st.Bsize; left < 31<<20 { // the database takes some, too
 		t.Errorf("%d bytes are left of the reserve", left)
 	}
-	refuses(t, api, stored, false)
+	// What is left has no room for a manifest either.
+	if !eventually(func() bool {
+		b := octets(harness.Random(32 << 10))
+		return api.Do("POST", "/v2/full/app/blobs/uploads/?digest="+b.Digest.String(), b.Bytes).StatusCode == http.StatusInsufficientStorage
+	}) {
+		t.Error("small blobs use up the reserve")
+	}
+	refuses(t, api, stored, true)
 	api.Expect(200, "GET", "/readyz", nil) // for pulls
 	free()
 	if !eventually(func() bool {

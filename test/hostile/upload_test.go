@@ -87,7 +87,15 @@ func TestWrongLength(t *testing.T) {
 	// Content-Range and Content-Length contradict each other.
 	wantFailure(t, api.Do("PATCH", location, []byte("89"), harness.Header{"Content-Range": "8-20"}), 400, "SIZE_INVALID")
 	wantRange(t, api, location, 8)
-	api.Expect(201, "PUT", harness.WithDigest(location, b.Digest.String()), []byte("89"), harness.Header{"Content-Range": "8-9"})
+	// So do Content-Range and a body whose length is not announced: no more is taken than was named.
+	stream := func(text, contentRange string) *harness.Response {
+		return api.Stream("PATCH", location, io.MultiReader(strings.NewReader(text)), harness.Header{"Content-Range": contentRange})
+	}
+	wantFailure(t, stream("", "8-8"), 400, "SIZE_INVALID")
+	wantRange(t, api, location, 8)
+	wantFailure(t, stream("8xyz", "8-8"), 400, "SIZE_INVALID")
+	wantRange(t, api, location, 9)
+	api.Expect(201, "PUT", harness.WithDigest(location, b.Digest.String()), []byte("9"), harness.Header{"Content-Range": "9-9"})
 	if got := api.Expect(200, "GET", "/v2/wrong/length/blobs/"+b.Digest.String(), nil).Bytes; !bytes.Equal(got, b.Bytes) {
 		t.Errorf("the blob is %q", got)
 	}

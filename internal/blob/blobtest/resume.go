@@ -7,6 +7,7 @@ import (
 	"io"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/oci"
@@ -169,7 +170,7 @@ func testUploadResume(t *testing.T, open func() blob.Store) {
 	saves := 0
 	broken := errors.New("connection reset")
 	for limit := 1 << 20; ; limit += 13<<20 + 77 {
-		u.CheckpointEvery(4<<20, func(_ context.Context, s blob.State, h []byte) error {
+		u.CheckpointEvery(4<<20, 10*time.Minute, func(_ context.Context, s blob.State, h []byte) error {
 			state, hashState = s, h
 			saves++
 			return nil

@@ -301,6 +301,74 @@ func TestNameLost(t *testing.T) {
 	put(t, s, "x")
 }
 
+// waiting is a system whose syncs of folders wait for their results.
+type waiting struct {
+	osCalls
+	begun  chan struct{}
+	result chan error
+}
+
+func (w waiting) syncDir(path string) error {
+	w.begun <- struct{}{}
+	if err := <-w.result; err != nil {
+		return err
+	}
+	return w.osCalls.syncDir(path)
+}
+
+// Uploads that end while a folder is being synced share one sync that begins after all of them, and its failure.
+func TestSharedSync(t *testing.T) {
+	for _, result := range []error{nil, syscall.EIO} {
+		sys := waiting{begun: make(chan struct{}), result: make(chan error)}
+		s, err := Open(t.TempDir(), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, s, "x") // so that the folder of the hour is there
+		s.sys = sys
+		const others = 5
+		committed := make(chan error, others)
+		commit := func() {
+			w, err := s.Create(t.Context())
+			if err != nil {
+				committed <- err
+				return
+			}
+			committed <- w.Commit(t.Context())
+		}
+		go commit()
+		<-sys.begun
+		for range others {
+			go commit()
+		}
+		// All of them have their files once the folder shows so; they join then.
+		for dir := filepath.Join(s.dir, s.hour); len(readDir(dir)) < 2+others; {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(20 * time.Millisecond)
+		sys.result <- nil
+		if err := <-committed; err != nil {
+			t.Errorf("the first: %v", err)
+		}
+		syncs := 0
+		for waiting := others; waiting > 0; {
+			select {
+			case <-sys.begun:
+				syncs++
+				sys.result <- result
+			case err := <-committed:
+				waiting--
+				if !errors.Is(err, result) {
+					t.Errorf("the shared sync gave %v, a commit %v", result, err)
+				}
+			}
+		}
+		if syncs == others { // it is 1, unless the machine stood still
+			t.Errorf("%d uploads made %d syncs", others, syncs)
+		}
+	}
+}
+
 // TestFolderLost has the sync of a new folder fail once.
 func TestFolderLost(t *testing.T) {
 	for seed := range uint64(10) {

@@ -99,6 +99,36 @@ func (s *Store) syncDir(dir string) error {
 	return err
 }
 
+// pendingSync is the sync of a folder that has yet to begin. Whoever waits for it gets its result.
+type pendingSync struct {
+	done chan struct{}
+	err  error
+}
+
+// syncDirTogether is syncDir for the many who have made a file in the same folder: those who come while one sync
+// goes on share the next.
+func (s *Store) syncDirTogether(dir string) error {
+	s.mu.Lock()
+	p, joined := s.pending[dir]
+	if !joined {
+		p = &pendingSync{done: make(chan struct{})}
+		s.pending[dir] = p
+	}
+	s.mu.Unlock()
+	if joined {
+		<-p.done
+		return p.err
+	}
+	s.syncing.Lock()
+	defer s.syncing.Unlock()
+	s.mu.Lock()
+	delete(s.pending, dir) // who comes from now on might be too late for this one
+	s.mu.Unlock()
+	p.err = s.syncDir(dir)
+	close(p.done)
+	return p.err
+}
+
 // removeEmpty removes the folders of key's hour and day if they are empty and
 // past. It does nothing for a key of another form. Errors are ignored: an empty
 // folder does no harm.

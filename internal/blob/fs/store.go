@@ -11,7 +11,7 @@
 //  1. the folder of the hour is made and synced: an empty folder;
 //  2. the file is created and written: a file of any length, or none;
 //  3. the file is synced: a whole file, maybe without a name, which is none;
-//  4. the folder of the hour is synced, at the same time as the file: the object. Only when both
+//  4. the folder of the hour is synced, at the same time as the file, once for all who wait for it: the object. Only when both
 //     are done does Commit return nil.
 //
 // What 1 to 3 leave is known to no row of SQL, is found by List and deleted by key.
@@ -58,8 +58,11 @@ type Store struct {
 	// failures counts the syncs of folders that failed.
 	failures atomic.Int64
 
-	mu   sync.Mutex
-	hour string // the last folder of an hour that was made durable
+	syncing sync.Mutex // held during a sync that several wait for
+
+	mu      sync.Mutex
+	hour    string                  // the last folder of an hour that was made durable
+	pending map[string]*pendingSync // by folder
 }
 
 var _ blob.Store = (*Store)(nil)
@@ -74,7 +77,13 @@ func open(dir string, opts Options, sys system, now func() time.Time) (*Store, e
 	if err != nil {
 		return nil, fmt.Errorf("open blob folder: %w", err)
 	}
-	s := &Store{dir: dir, sys: sys, now: now, space: &space{sys: sys, dir: dir, reserve: opts.Reserve}}
+	s := &Store{
+		dir:     dir,
+		sys:     sys,
+		now:     now,
+		space:   &space{sys: sys, dir: dir, reserve: opts.Reserve},
+		pending: make(map[string]*pendingSync),
+	}
 	if err := s.makeRoot(dir); err != nil {
 		return nil, fmt.Errorf("open blob folder %s: %w", dir, err)
 	}
@@ -216,6 +225,14 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		return wrap("delete object", key, err)
 	}
 	s.removeEmpty(key)
+	return nil
+}
+
+// Room implements blob.Store.
+func (s *Store) Room(ctx context.Context, n int64) error {
+	if err := s.space.take(n); err != nil {
+		return wrap("find room in", s.dir, err)
+	}
 	return nil
 }
 

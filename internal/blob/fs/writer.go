@@ -142,7 +142,7 @@ func (w *writer) syncName() error {
 	if w.named {
 		return nil
 	}
-	err := w.store.syncDir(filepath.Dir(w.path))
+	err := w.store.syncDirTogether(filepath.Dir(w.path))
 	if err == nil && w.store.failures.Load() != w.failures {
 		err = errNameLost
 	}
