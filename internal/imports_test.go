@@ -20,6 +20,7 @@ const module = "github.com/berthregistry/berth/"
 // never from one HTTP package to another.
 var allowed = map[string][]string{
 	"internal/oci":           {},
+	"internal/http1":         {},
 	"internal/blob":          {"internal/oci"},
 	"internal/blob/fs":       {"internal/blob", "internal/oci"},
 	"internal/blob/blobtest": {"internal/blob", "internal/oci"},
@@ -31,8 +32,8 @@ var allowed = map[string][]string{
 	"internal/web":           {"internal/oci"},
 	"internal/distribution":  {"internal/meta", "internal/oci", "internal/registry", "internal/web"},
 	"internal/server": {
-		"internal/blob", "internal/blob/fs", "internal/distribution", "internal/fsck", "internal/gc", "internal/meta",
-		"internal/oci", "internal/registry", "internal/upstream", "internal/web",
+		"internal/blob", "internal/blob/fs", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1",
+		"internal/meta", "internal/oci", "internal/registry", "internal/upstream", "internal/web",
 	},
 	"cmd/berth": {"internal/blob/fs", "internal/fsck", "internal/meta", "internal/oci", "internal/server", "internal/upstream"},
 }

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -133,6 +134,7 @@ func (w *writer) run() {
 		}
 		w.commit(group)
 		w.committed <- group
+		runtime.Gosched() // else the sync would begin after the next transaction, where all processors are busy
 	}
 	for _, s := range w.stmts {
 		s.Close() // or SQLite would keep the file open, and its log

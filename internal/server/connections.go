@@ -23,15 +23,19 @@ type connections struct {
 	max     int
 	evicted atomic.Int64 // count of connections closed to make room
 
-	mu      sync.Mutex
-	room    sync.Cond                  // signalled when makeRoom should look again
-	open    map[net.Conn]*list.Element // with its place in waiting; nil while it works on a request
-	waiting list.List                  // of waiter, the longest first
+	mu   sync.Mutex
+	room sync.Cond                  // signalled when makeRoom should look again
+	open map[net.Conn]*list.Element // with its place in order
+	// order has those that wait, the longest first, then atWork, then those that work on a request: to
+	// move an element costs no memory.
+	order   list.List // of *connection
+	atWork  *list.Element
+	waiting int // how many wait
 }
 
-type waiter struct {
-	conn  net.Conn
-	since time.Time
+type connection struct {
+	net.Conn
+	since time.Time // it waits; zero while it works on a request
 }
 
 const headStart = 250 * time.Millisecond
@@ -39,6 +43,7 @@ const headStart = 250 * time.Millisecond
 func newConnections(limit int) *connections {
 	c := &connections{max: limit, open: make(map[net.Conn]*list.Element)}
 	c.room.L = &c.mu
+	c.atWork = c.order.PushBack((*connection)(nil))
 	return c
 }
 
@@ -53,27 +58,46 @@ func (c *connections) count() int {
 func (c *connections) track(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	place, known := c.open[conn]
-	if !known && state != http.StateNew {
+	place := c.open[conn]
+	switch {
+	case state == http.StateNew && place == nil:
+		place = c.order.PushBack(&connection{Conn: conn})
+		c.open[conn] = place
+	case place == nil:
 		return // already gone to make room
 	}
-	if place != nil {
-		c.waiting.Remove(place)
-	}
 	switch state {
-	case http.StateNew, http.StateIdle:
-		now := time.Now()
-		c.open[conn] = c.waiting.PushBack(waiter{conn, now})
-		for c.waiting.Len() > max(c.max/4, 1) && c.early(now) <= 0 {
+	case http.StateNew, http.StateIdle: // the former a second time, when it is handed over to net/http
+		c.wait(place, time.Now())
+		for c.waiting > max(c.max/4, 1) && c.early(time.Now()) <= 0 {
 			c.evict()
 		}
 		c.room.Signal()
 	case http.StateActive:
-		c.open[conn] = nil
+		c.wait(place, time.Time{})
 	case http.StateHijacked, http.StateClosed:
-		delete(c.open, conn)
+		c.remove(place)
 		c.room.Signal()
 	}
+}
+
+// wait moves a connection to those that have begun to wait, or, since the zero time, to those at work.
+func (c *connections) wait(place *list.Element, since time.Time) {
+	conn := place.Value.(*connection)
+	if !conn.since.IsZero() {
+		c.waiting--
+	}
+	if conn.since = since; since.IsZero() {
+		c.order.MoveAfter(place, c.atWork)
+	} else {
+		c.order.MoveBefore(place, c.atWork)
+		c.waiting++
+	}
+}
+
+func (c *connections) remove(place *list.Element) {
+	c.wait(place, time.Time{})
+	delete(c.open, c.order.Remove(place).(*connection).Conn)
 }
 
 // makeRoom returns when one more connection may be served, or with false when
@@ -82,7 +106,7 @@ func (c *connections) makeRoom(stopped func() bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.open) >= c.max && !stopped() {
-		if c.waiting.Len() == 0 {
+		if c.waiting == 0 {
 			c.room.Wait() // all are at work, each within its timeouts
 			continue
 		}
@@ -99,16 +123,16 @@ func (c *connections) makeRoom(stopped func() bool) bool {
 
 // early returns for how long the connection that has waited longest may still wait.
 func (c *connections) early(now time.Time) time.Duration {
-	return headStart - now.Sub(c.waiting.Front().Value.(waiter).since)
+	return headStart - now.Sub(c.order.Front().Value.(*connection).since)
 }
 
 // evict closes the connection that has waited longest. The server's goroutine, which reads from
 // it, does the rest.
 func (c *connections) evict() {
-	conn := c.waiting.Remove(c.waiting.Front()).(waiter).conn
-	delete(c.open, conn)
+	place := c.order.Front()
+	c.remove(place)
 	c.evicted.Add(1)
-	_ = conn.Close()
+	_ = place.Value.(*connection).Close()
 }
 
 // limited is a listener whose connections are counted by c.

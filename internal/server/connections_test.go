@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -125,6 +126,34 @@ func TestStopWhileAllConnectionsAreAtWork(t *testing.T) {
 	}
 }
 
+// A connection that goes from one way of serving to the other is one connection all the time.
+func TestConnectionsThatAreHandedOver(t *testing.T) {
+	const limit = 4
+	g := newGate()
+	s := start(t, g, func(c *Config) { c.Limits.Connections = limit })
+	var open []net.Conn
+	for range limit {
+		conn := dial(t, s.Addr(), "GET / HTTP/1.1\r\nHost: x\r\n\r\nPOST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+		open = append(open, conn)
+		await(t, g.begun, "a request")
+	}
+	more := dial(t, s.Addr(), "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+	select {
+	case <-g.begun:
+		t.Error("there are more connections than allowed")
+	case <-time.After(50 * time.Millisecond):
+	}
+	if n := s.conns.count(); n != limit {
+		t.Errorf("%d connections are counted", n)
+	}
+	close(g.end)
+	await(t, g.begun, "the request that had to wait")
+	for _, conn := range append(open, more) {
+		conn.Close()
+	}
+	eventually(t, "no connection is left", func() bool { return s.conns.count() == 0 })
+}
+
 // Every way in which a connection ends must be counted, or the server fills up.
 func TestConnectionsAreCountedToZero(t *testing.T) {
 	s := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -140,6 +169,10 @@ func TestConnectionsAreCountedToZero(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		for _, path := range []string{"/", "/abort", "/hijack", "/"} {
 			c := client(t, h2)
+			_ = get(c, s.url+path) // plain over HTTP/1.1
+			if res, err := c.Post(s.url+path, "", strings.NewReader("x")); err == nil {
+				res.Body.Close()
+			}
 			_ = get(c, s.url+path)
 			c.CloseIdleConnections()
 		}
@@ -150,7 +183,7 @@ func TestConnectionsAreCountedToZero(t *testing.T) {
 	eventually(t, "no connection is left", func() bool { return s.conns.count() == 0 })
 	s.conns.mu.Lock()
 	defer s.conns.mu.Unlock()
-	if n := s.conns.waiting.Len(); n != 0 {
-		t.Errorf("%d connections that have gone still wait", n)
+	if n, left := s.conns.waiting, s.conns.order.Len()-1; n != 0 || left != 0 {
+		t.Errorf("%d connections that have gone still wait, %d are in their order", n, left)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/berthregistry/berth/internal/http1"
 )
 
 // Server is one running registry. It is made by New and used by one goroutine.
@@ -24,7 +26,8 @@ type Server struct {
 	requests atomic.Int64 // handlers that run at this moment
 
 	listener, metricsListener net.Listener // the latter is nil without metrics
-	http, metricsHTTP         *http.Server
+	http                      *http1.Server
+	metricsHTTP               *http.Server
 
 	// Of the application: abort cuts the requests that are left, endWork ends background
 	// work, closeApp waits for it and closes storage.
@@ -115,14 +118,14 @@ func (s *Server) refusal(key string, check func(Address, netip.Addr) error) func
 
 // newHTTPServer sets the limits that hold before a handler sees a request. Bodies have no
 // timeouts here; the handlers ask for progress instead.
-func (s *Server) newHTTPServer(work context.Context, app http.Handler) *http.Server {
+func (s *Server) newHTTPServer(work context.Context, app http.Handler) *http1.Server {
 	requests, abort := context.WithCancel(work)
 	s.abort = abort
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	t := s.cfg.Timeouts
-	return &http.Server{
+	return http1.New(&http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			s.requests.Add(1)
 			defer s.requests.Add(-1)
@@ -141,7 +144,7 @@ func (s *Server) newHTTPServer(work context.Context, app http.Handler) *http.Ser
 		ConnState:   s.conns.track,
 		BaseContext: func(net.Listener) context.Context { return requests },
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what clients do wrong
-	}
+	})
 }
 
 // Addr returns the address that clients connect to.

@@ -17,7 +17,7 @@ type Response struct {
 	Route string
 
 	id      string
-	control *http.ResponseController
+	control http.ResponseController
 	idle    time.Duration
 	http2   bool
 	status  int
@@ -26,7 +26,7 @@ type Response struct {
 }
 
 func newResponse(w http.ResponseWriter, r *http.Request, idle time.Duration) *Response {
-	return &Response{ResponseWriter: w, control: http.NewResponseController(w), idle: idle, http2: r.ProtoMajor == 2}
+	return &Response{ResponseWriter: w, control: *http.NewResponseController(w), idle: idle, http2: r.ProtoMajor == 2}
 }
 
 // ID returns the request's id.
