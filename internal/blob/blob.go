@@ -118,8 +118,8 @@ type State struct {
 	Data []byte // what else the store needs to go on; opaque, may be nil
 }
 
-// Reader reads a committed object. A store of files returns something whose
-// File method gives the *os.File, so that the kernel can copy it to a socket.
+// Reader reads a committed object. A store of files returns a web.File, so that the kernel can copy
+// it to a socket.
 type Reader interface {
 	io.ReadSeekCloser
 	// Size returns the object's size in bytes.

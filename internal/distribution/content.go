@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -150,9 +149,6 @@ func (h *Handler) getBlob(w *web.Response, req *request) error {
 		rd, err := h.reg.OpenBlob(ctx, req.repository, b)
 		if err != nil {
 			return nil, nil, err
-		}
-		if f, ok := rd.(interface{ File() *os.File }); ok {
-			return f.File(), rd, nil // the kernel copies it to the socket
 		}
 		return rd, rd, nil
 	})

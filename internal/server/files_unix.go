@@ -8,9 +8,9 @@ import (
 )
 
 // openable returns how many of the wanted connections the process has files for. Each needs
-// two, its own and one that is read or written, and the database needs some.
+// two, its own and one that is read or written; some are kept open, and the database needs some.
 func openable(wanted int, log *slog.Logger) int {
-	const others = 128
+	const others = 128 + keepOpen
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return wanted

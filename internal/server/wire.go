@@ -83,9 +83,14 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}
 	return server.Handler(protocol.Serve), func() error {
 		background.Wait()
+		store.Close()
 		return db.Close()
 	}, nil
 }
+
+// keepOpen is how many blobs' files are kept open: few beside the connections, many beside the layers of what is
+// being pulled at a time.
+const keepOpen = 256
 
 // openBlobs opens the blob store with the reserve that the configuration asks for.
 func openBlobs(cfg *Config) (*fs.Store, error) {
@@ -93,7 +98,7 @@ func openBlobs(cfg *Config) (*fs.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fs.Open(BlobFolder(cfg.Data), fs.Options{Reserve: cfg.DiskReserve.Of(total)})
+	return fs.Open(BlobFolder(cfg.Data), fs.Options{Reserve: cfg.DiskReserve.Of(total), KeepOpen: keepOpen})
 }
 
 // observeStorage shows how much there is.

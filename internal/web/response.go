@@ -62,7 +62,21 @@ const (
 	fileStride = 1 << 20
 )
 
-// ReadFrom implements io.ReaderFrom. A file is handed to the kernel.
+// File is content that lies in a file of this machine.
+type File interface {
+	io.ReadSeeker
+	// Shared returns the open file and the offset in it of what is read next. Others read it as well.
+	Shared() (f *os.File, offset int64)
+	// Own opens the file once more, at that offset.
+	Own() (*os.File, error)
+}
+
+// fileSender is a ResponseWriter through which the kernel copies part of a file that others read, too.
+type fileSender interface {
+	SendFile(f *os.File, offset, n int64) (int64, error)
+}
+
+// ReadFrom implements io.ReaderFrom. An *os.File or a File is handed to the kernel, where the protocol allows it.
 func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -70,6 +84,17 @@ func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 	rest, ok := src.(*io.LimitedReader)
 	if !ok {
 		rest = &io.LimitedReader{R: src, N: 1<<63 - 1}
+	}
+	if f, ok := rest.R.(File); ok {
+		if s, ok := w.ResponseWriter.(fileSender); ok {
+			return w.sendFile(s, f, rest)
+		}
+		if !w.http2 {
+			if own, err := f.Own(); err == nil {
+				defer own.Close()
+				rest.R = own
+			}
+		}
 	}
 	_, byKernel := rest.R.(*os.File)
 	byKernel = byKernel && !w.http2
@@ -90,6 +115,28 @@ func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 			continue // it is slow, but it is there
 		}
 		if err != nil || n < want {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// sendFile sends what is left of f.
+func (w *Response) sendFile(s fileSender, f File, rest *io.LimitedReader) (total int64, err error) {
+	for rest.N > 0 {
+		w.progress()
+		file, offset := f.Shared()
+		n, err := s.SendFile(file, offset, min(rest.N, fileStride))
+		total += n
+		w.written += n
+		rest.N -= n
+		if _, seek := f.Seek(n, io.SeekCurrent); seek != nil {
+			return total, seek
+		}
+		if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			continue // it is slow, but it is there
+		}
+		if err != nil {
 			return total, err
 		}
 	}

@@ -45,14 +45,16 @@ type Options struct {
 	// Reserve is the count of bytes of the disk that are left free: where less is free,
 	// writes fail with blob.ErrNoSpace. 0 turns it off.
 	Reserve int64
+	// KeepOpen is how many files stay open after they were read, for the next reader.
+	KeepOpen int
 }
 
-// Store is a blob.Store on a folder. It holds nothing open between calls, so it
-// needs no closing.
+// Store is a blob.Store on a folder.
 type Store struct {
 	dir   string
 	sys   system
 	space *space
+	open  *openFiles
 	now   func() time.Time
 
 	// failures counts the syncs of folders that failed.
@@ -82,6 +84,7 @@ func open(dir string, opts Options, sys system, now func() time.Time) (*Store, e
 		sys:     sys,
 		now:     now,
 		space:   &space{sys: sys, dir: dir, reserve: opts.Reserve},
+		open:    newOpenFiles(sys, opts.KeepOpen),
 		pending: make(map[string]*pendingSync),
 	}
 	if err := s.makeRoot(dir); err != nil {
@@ -169,7 +172,10 @@ func (s *Store) rewind(f *os.File, size int64) error {
 	return err
 }
 
-// Open implements blob.Store. The Reader has a method File that returns its *os.File.
+// Close closes the files that are kept open. Readers can go on, and so can the Store.
+func (s *Store) Close() { s.open.close() }
+
+// Open implements blob.Store. The Reader is a web.File.
 func (s *Store) Open(ctx context.Context, key string) (blob.Reader, error) {
 	r, err := s.openFile(key)
 	if err != nil {
@@ -183,16 +189,11 @@ func (s *Store) openFile(key string) (*reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.sys.open(path, os.O_RDONLY)
+	f, size, err := s.open.acquire(key, path)
 	if err != nil {
 		return nil, err
 	}
-	size, err := fileSize(f)
-	if err != nil {
-		_ = s.sys.close(f)
-		return nil, err
-	}
-	return &reader{file: f, size: size}, nil
+	return &reader{SectionReader: io.NewSectionReader(f.file, 0, size), store: s, open: f, path: path}, nil
 }
 
 // Stat implements blob.Store.
@@ -219,6 +220,7 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	if err := s.sys.unlink(path); err != nil && !isMissing(err) {
 		return wrap("delete object", key, err)
 	}
+	s.open.forget(key)
 	// Synced even if the file was missing: the Delete that removed it may
 	// have been interrupted before its own sync.
 	if err := s.syncDir(filepath.Dir(path)); err != nil && !isMissing(err) {
@@ -261,6 +263,8 @@ func (s *Store) probe() error {
 	}
 	return s.space.take(0)
 }
+
+var errRemoved = fmt.Errorf("%w: its file was removed", blob.ErrNotFound)
 
 var errNotFile = fmt.Errorf("%w: it is not a file", blob.ErrNotFound)
 

@@ -165,7 +165,13 @@ func TestFile(t *testing.T) {
 			return
 		}
 		defer r.Close()
-		http.ServeContent(w, req, "", time.Time{}, r.(interface{ File() *os.File }).File())
+		own, err := r.(interface{ Own() (*os.File, error) }).Own()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer own.Close()
+		http.ServeContent(w, req, "", time.Time{}, own)
 	}))
 	defer server.Close()
 	req, _ := http.NewRequestWithContext(t.Context(), "GET", server.URL, nil)

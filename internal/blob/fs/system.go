@@ -119,6 +119,9 @@ func pathSize(path string) (int64, error) {
 }
 
 func regularSize(st *unix.Stat_t) (int64, error) {
+	if st.Nlink == 0 {
+		return 0, errRemoved
+	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return 0, errNotFile
 	}
