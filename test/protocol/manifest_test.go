@@ -3,7 +3,6 @@ package protocol
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -174,27 +173,36 @@ func TestClients20_DockerTooManyUploads(t *testing.T) {
 	s := harness.Start(t, harness.Settings{Env: []string{"BERTH_LIMITS_UPLOADS=1"}})
 	a := harness.NewAPI(t, s)
 	blob := harness.NewBlob("", harness.Random(1000))
-	r, w := io.Pipe()
-	first := make(chan error, 1)
-	location := a.StartUpload("docker/busy")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	go func() {
-		resp, err := a.Try(ctx, "PATCH", location, r, octets)
-		if err == nil && resp.StatusCode != http.StatusAccepted {
-			err = fmt.Errorf("status %d", resp.StatusCode)
-		}
-		first <- err
-	}()
-	w.Write(blob.Bytes[:500]) // the first upload is being received
-	second := a.StartUpload("docker/busy")
+	var w *io.PipeWriter
+	var first chan *harness.Response
+	begin := func() {
+		location := a.StartUpload("docker/busy")
+		var r *io.PipeReader
+		r, w = io.Pipe()
+		answer := make(chan *harness.Response, 1)
+		first = answer
+		go func() {
+			resp, err := a.Try(ctx, "PATCH", location, r, octets)
+			if err != nil {
+				t.Errorf("the first upload: %v", err)
+			}
+			answer <- resp
+		}()
+		go w.Write(blob.Bytes[:500])
+	}
+	begin()
 	var resp *harness.Response
 	for range 200 { // until the first one has taken its place
-		if resp = a.Do("PATCH", second, blob.Bytes, octets); resp.StatusCode == http.StatusTooManyRequests {
+		if resp = a.Do("PATCH", a.StartUpload("docker/busy"), blob.Bytes, octets); resp.StatusCode == http.StatusTooManyRequests {
 			break
 		}
-		second = a.StartUpload("docker/busy")
-		time.Sleep(10 * time.Millisecond)
+		select {
+		case <-first: // the second one had the place just then
+			begin()
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 	wantCode(t, resp, http.StatusTooManyRequests, "TOOMANYREQUESTS")
 	if resp.Header.Get("Retry-After") == "" {
@@ -202,8 +210,8 @@ func TestClients20_DockerTooManyUploads(t *testing.T) {
 	}
 	w.Write(blob.Bytes[500:])
 	w.Close()
-	if err := <-first; err != nil {
-		t.Errorf("the first upload: %v", err)
+	if resp := <-first; resp != nil && resp.StatusCode != http.StatusAccepted {
+		t.Errorf("the first upload: status %d", resp.StatusCode)
 	}
 	a.PushBlob("docker/busy", blob) // there is a place again
 }
