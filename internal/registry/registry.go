@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
@@ -52,7 +54,13 @@ type Registry struct {
 
 	mu     sync.Mutex
 	active map[string]*receiving // by upload ID, in this process
+
+	// ended has the IDs of the sessions that became a blob last. Of others, and after a restart, a session that
+	// has ended and one that has not begun look the same; nothing rests on the difference.
+	ended *lru.Cache[string, struct{}]
 }
+
+const rememberEnded = 4096
 
 // New returns the registry over db and store.
 func New(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (*Registry, error) {
@@ -62,7 +70,11 @@ func New(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (*Reg
 	if err != nil {
 		return nil, fmt.Errorf("read the key of upload sessions: %w", err)
 	}
-	return &Registry{db: db, store: store, opts: opts, key: key, active: make(map[string]*receiving)}, nil
+	ended, err := lru.New[string, struct{}](rememberEnded)
+	if err != nil {
+		return nil, err
+	}
+	return &Registry{db: db, store: store, opts: opts, key: key, active: make(map[string]*receiving), ended: ended}, nil
 }
 
 // noSpace is how a full disk is told: pushes get it while pulls go on.

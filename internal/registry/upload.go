@@ -90,7 +90,7 @@ func (g *Registry) find(ctx context.Context, s Session) (*meta.Upload, error) {
 	u, err := g.db.Upload(ctx, s.Repository, s.ID)
 	switch {
 	case errors.Is(err, meta.ErrNotFound):
-		if time.Since(s.Started) > g.opts.UploadExpiry {
+		if time.Since(s.Started) > g.opts.UploadExpiry || g.ended.Contains(s.ID) {
 			return nil, uploadUnknown(s)
 		}
 		return nil, nil
@@ -166,6 +166,13 @@ func (g *Registry) FinishUpload(ctx context.Context, s Session, d oci.Digest, bo
 		return err
 	}
 	defer release()
+	if g.ended.Contains(s.ID) && g.stored(ctx, s.Repository, d) {
+		// The client did not get the answer and asks again. What it sends again is not needed.
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			return &BodyError{err}
+		}
+		return nil
+	}
 	row, err := g.find(ctx, s)
 	if err != nil {
 		return err
@@ -181,15 +188,22 @@ func (g *Registry) FinishUpload(ctx context.Context, s Session, d oci.Digest, bo
 	if err := in.receive(ctx, body); err != nil {
 		return err
 	}
-	if row == nil && in.Size() == 0 && d != in.Digest() {
-		// A client that did not get the answer to its closing PUT asks again. The touch waits until
-		// what may just have been written is durable.
-		if b, err := g.Blob(ctx, s.Repository, d); err == nil && g.intact(ctx, b.Key, b.Size) && g.db.TouchBlob(ctx, s.Repository, d, time.Now()) == nil {
-			in.Abort()
-			return nil
-		}
+	if row == nil && in.Size() == 0 && d != in.Digest() && g.stored(ctx, s.Repository, d) {
+		in.Abort() // asked again, too
+		return nil
 	}
-	return in.finish(ctx, d)
+	if err := in.finish(ctx, d); err != nil {
+		return err
+	}
+	g.ended.Add(s.ID, struct{}{})
+	return nil
+}
+
+// stored tells whether the repository has a blob for sure: the touch waits until what may
+// just have been written is durable.
+func (g *Registry) stored(ctx context.Context, r oci.Repository, d oci.Digest) bool {
+	b, err := g.Blob(ctx, r, d)
+	return err == nil && g.intact(ctx, b.Key, b.Size) && g.db.TouchBlob(ctx, r, d, time.Now()) == nil
 }
 
 // PutBlob stores a blob that is sent in one request (spec.md#single-post).

@@ -173,9 +173,14 @@ func TestForeignSessions(t *testing.T) {
 	api.Expect(404, "HEAD", "/v2/session/other/blobs/"+b.Digest.String(), nil)
 	api.Expect(201, "PUT", harness.WithDigest(location, b.Digest.String()), b.Bytes[50:])
 
-	// Replayed as it was, the end is answered as it was; with other bytes it is no end.
+	// Replayed as it was, the end is answered as it was; the session is gone.
 	api.Expect(201, "PUT", harness.WithDigest(location, b.Digest.String()), nil)
-	wantFailure(t, api.Do("PUT", harness.WithDigest(location, b.Digest.String()), b.Bytes[50:]), 400, "DIGEST_INVALID")
+	api.Expect(201, "PUT", harness.WithDigest(location, b.Digest.String()), b.Bytes[50:])
+	other := octets(b.Bytes[50:])
+	wantFailure(t, api.Do("PUT", harness.WithDigest(location, other.Digest.String()), other.Bytes), 404, "BLOB_UPLOAD_UNKNOWN")
+	for _, method := range []string{"GET", "PATCH", "DELETE"} {
+		wantFailure(t, api.Do(method, location, nil), 404, "BLOB_UPLOAD_UNKNOWN")
+	}
 	if got := api.Expect(200, "GET", "/v2/session/mine/blobs/"+b.Digest.String(), nil).Bytes; !bytes.Equal(got, b.Bytes) {
 		t.Error("a replay has changed the blob")
 	}
