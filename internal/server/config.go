@@ -112,13 +112,13 @@ type Limits struct {
 
 // Timeouts are limits on waiting.
 type Timeouts struct {
-	// The longest pause between two pieces of a body that is received or sent.
+	// The longest pause between two pieces of a body that is received or sent; of one that is sent, up to a quarter longer.
 	Idle Duration `yaml:"idle"`
 
 	// The time that a client has to send the header of a request.
 	Header Duration `yaml:"header"`
 
-	// How long a connection stays open between two requests.
+	// How long a connection stays open between two requests, or up to a quarter longer.
 	KeepAlive Duration `yaml:"keep_alive"`
 
 	// How long requests may go on after SIGTERM or SIGINT. What is not done by then is cut off.
