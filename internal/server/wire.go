@@ -88,17 +88,13 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}, nil
 }
 
-// keepOpen is how many blobs' files are kept open: few beside the connections, many beside the layers of what is
-// being pulled at a time.
-const keepOpen = 256
-
 // openBlobs opens the blob store with the reserve that the configuration asks for.
 func openBlobs(cfg *Config) (*fs.Store, error) {
 	total, err := fs.Capacity(cfg.Data)
 	if err != nil {
 		return nil, err
 	}
-	return fs.Open(BlobFolder(cfg.Data), fs.Options{Reserve: cfg.DiskReserve.Of(total), KeepOpen: keepOpen})
+	return fs.Open(BlobFolder(cfg.Data), fs.Options{Reserve: cfg.DiskReserve.Of(total), KeepOpen: keepable(openFiles())})
 }
 
 // observeStorage shows how much there is.
