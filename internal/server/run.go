@@ -197,8 +197,8 @@ func (s *Server) stop() error {
 	err := s.http.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		n := s.requests.Load()
+		_ = s.http.Close() // first, so that nothing that is cut off looks whole
 		s.abort()
-		_ = s.http.Close()
 		err = fmt.Errorf("stop: %d requests were cut off after %s", n, s.cfg.Timeouts.Stop)
 	}
 	// Storage must not be closed under a handler. Shutdown waits for connections, and Close
