@@ -12,7 +12,7 @@ import (
 )
 
 // A conn is in one of these states. Only an idle one is closed by Shutdown, and none is at work
-// that Shutdown has closed.
+// that Shutdown has closed. One that is handed over is net/http's work.
 const (
 	idle = iota
 	atWork
@@ -145,6 +145,9 @@ func (c *conn) answer(r *http.Request) (reuse bool) {
 
 // handOver gives the connection to net/http. Of a server that stops, or a connection that was cut, it cannot.
 func (c *conn) handOver() bool {
+	if !c.state.CompareAndSwap(idle, atWork) { // or Shutdown would close what net/http serves already
+		return false
+	}
 	c.peer.unread = bytes.Clone(c.in)
 	c.release()
 	if err := c.peer.SetDeadline(time.Time{}); err != nil {

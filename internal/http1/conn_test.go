@@ -247,6 +247,27 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// A connection that net/http has just got is its own to end.
+func TestShutdownDuringHandOver(t *testing.T) {
+	for range 200 {
+		h, begun, end := gate()
+		w := start(t, true, h, nil)
+		c := w.dial(t)
+		io.WriteString(c, "POST"+waits)
+		<-begun
+		result := make(chan error, 1)
+		go func() { result <- w.server.Shutdown(context.Background()) }()
+		time.Sleep(100 * time.Microsecond)
+		close(end)
+		if _, body := ask(t, c, bufio.NewReader(c), ""); body != "done" {
+			t.Fatalf("the answer is %q", body)
+		}
+		if err := <-result; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A server without connections stops at once; and a connection whose answer had begun before is closed behind it.
 func TestShutdownAtOddMoments(t *testing.T) {
 	noGoroutines(t)
