@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -35,6 +36,10 @@ Everything that can be set is shown by "berth config print".`,
 		lines := server.NewLogWriter(cmd.ErrOrStderr())
 		defer lines.Close()
 		log := server.NewLogger(cfg.Log, lines)
+		if os.Getenv("GOGC") == "" {
+			// What lives is mostly caches, and requests leave little behind: memory saved this way costs next to no time.
+			debug.SetGCPercent(50)
+		}
 		return tellProblems(cmd, server.Run(cmd.Context(), cfg, log))
 	}
 	return cmd
