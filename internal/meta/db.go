@@ -66,7 +66,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 }
 
 func open(ctx context.Context, path string) (*DB, error) {
-	write, err := sql.Open("sqlite", source(path)+"&_pragma=cache_size(-8000)")
+	write, err := sql.Open("sqlite", source(path)+"&_pragma=cache_size(-2000)")
 	if err != nil {
 		return nil, err
 	}

@@ -70,6 +70,8 @@ func audit(t testing.TB, db *DB) {
 			JOIN manifest m ON m.id = t.manifest_id WHERE m.repository_id <> t.repository_id`,
 		"repositories that hold nothing": `SELECT COUNT(*) FROM repository WHERE id NOT IN (SELECT repository_id FROM repository_blob)
 			AND id NOT IN (SELECT repository_id FROM manifest)`,
+		"repositories that are listed wrongly": `SELECT COUNT(*) FROM repository
+			WHERE listed <> (SELECT COUNT(*) > 0 FROM manifest WHERE repository_id = repository.id)`,
 		"tags whose last move in the log is not what they are": `SELECT COUNT(*) FROM tag t JOIN manifest m ON m.id = t.manifest_id
 			WHERE m.digest IS NOT (SELECT new_digest FROM tag_log l WHERE l.repository_id = t.repository_id AND l.tag = t.name ORDER BY id DESC LIMIT 1)`,
 		"tags in the log that are not there": `SELECT COUNT(*) FROM tag_log l WHERE new_digest IS NOT NULL

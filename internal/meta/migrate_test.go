@@ -290,3 +290,36 @@ func TestReadOnly(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A database that the first schema has filled lists, after an upgrade, the repositories that it listed before.
+func TestUpgradeLists(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "berth.db")
+	first := fstest.MapFS{}
+	text, err := fs.ReadFile(steps("sqlite"), "0001_registry.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first["0001_registry.sql"] = &fstest.MapFile{Data: text}
+	old := raw(t, path)
+	if err := migrate(t.Context(), old, first); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []string{
+		`INSERT INTO repository (id, name, created_at) VALUES (1, 'held', 0), (2, 'linked', 0), (3, 'a/held', 0)`,
+		`INSERT INTO blob (id, digest, size, storage_key, created_at) VALUES (1, 'sha256:00', 1, 'k', 0)`,
+		`INSERT INTO repository_blob VALUES (2, 1, 5)`,
+		`INSERT INTO manifest (id, repository_id, digest, media_type, size, artifact_type, created_at, body)
+			VALUES (1, 1, 'd', 'm', 0, '', 0, ''), (2, 3, 'd', 'm', 0, '', 0, ''), (3, 3, 'e', 'm', 0, '', 0, '')`,
+	} {
+		if _, err := old.Exec(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db := openDB(t, path)
+	if got, err := db.Repositories(t.Context(), "", 10); err != nil || !slices.Equal(got, []string{"a/held", "held"}) {
+		t.Errorf("repositories after the upgrade: %v, %v", got, err)
+	}
+}

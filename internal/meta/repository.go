@@ -29,17 +29,14 @@ func (db *DB) repositoryID(ctx context.Context, r oci.Repository) (int64, error)
 // Repositories returns up to n names after the given one, in ASCII order, of
 // repositories that hold a manifest.
 func (db *DB) Repositories(ctx context.Context, after string, n int) ([]string, error) {
-	return db.page(ctx, `SELECT name FROM repository r WHERE name > $1
-		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository_id = r.id)
-		ORDER BY name LIMIT $2`, after, n)
+	return db.page(ctx, `SELECT name FROM repository WHERE listed = 1 AND name > $1 ORDER BY name LIMIT $2`, after, n)
 }
 
 // SearchRepositories returns up to n names of repositories that hold a manifest
 // and whose name contains term, whatever its case, in ASCII order after the given name.
 func (db *DB) SearchRepositories(ctx context.Context, term, after string, n int) ([]string, error) {
 	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(strings.ToLower(term)) + "%"
-	return db.page(ctx, `SELECT name FROM repository r WHERE name > $1 AND name LIKE $2 ESCAPE '\'
-		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository_id = r.id)
+	return db.page(ctx, `SELECT name FROM repository WHERE listed = 1 AND name > $1 AND name LIKE $2 ESCAPE '\'
 		ORDER BY name LIMIT $3`, after, pattern, n)
 }
 
