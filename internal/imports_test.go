@@ -24,27 +24,31 @@ var allowed = map[string][]string{
 	"internal/blob":          {"internal/oci"},
 	"internal/blob/fs":       {"internal/blob", "internal/oci"},
 	"internal/blob/blobtest": {"internal/blob", "internal/oci"},
+	"internal/blob/s3":       {"internal/blob", "internal/oci"},
 	"internal/meta":          {"internal/oci"},
 	"internal/upstream":      {"internal/oci"},
 	"internal/registry":      {"internal/blob", "internal/meta", "internal/oci", "internal/upstream"},
 	"internal/gc":            {"internal/blob", "internal/meta"},
+	"internal/job":           {"internal/meta"},
 	"internal/fsck":          {"internal/blob", "internal/meta", "internal/oci"},
+	"internal/move":          {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/web":           {"internal/oci"},
 	"internal/distribution":  {"internal/meta", "internal/oci", "internal/registry", "internal/web"},
 	"internal/server": {
-		"internal/blob", "internal/blob/fs", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1",
+		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job",
 		"internal/meta", "internal/oci", "internal/registry", "internal/upstream", "internal/web",
 	},
-	"cmd/berth": {"internal/blob/fs", "internal/fsck", "internal/meta", "internal/oci", "internal/server", "internal/upstream"},
+	"cmd/berth": {"internal/blob/fs", "internal/fsck", "internal/meta", "internal/move", "internal/oci", "internal/server", "internal/upstream"},
 }
 
 // outside says what the packages beside internal and cmd may import, tests included. They drive the
 // built binary and know nothing of what is in it, save where a test looks into the data of a killed server.
 var outside = map[string][]string{
+	"test/cluster": {"internal/fsck", "internal/oci", "test/harness", "test/service"},
 	"test/crash":   {"internal/fsck", "internal/meta", "internal/oci", "test/harness"},
 	"test/hostile": {"internal/fsck", "internal/oci", "test/harness"},
-	"test":         {"test/harness"},
-	"bench":        {"bench", "test/harness"},
+	"test":         {"test/harness", "test/service"},
+	"bench":        {"bench", "test/harness", "test/service"},
 }
 
 // TestImports holds the directions in which packages may depend on each other.

@@ -24,6 +24,9 @@ var (
 	// ErrNoSpace: the store has no room, or less than the reserve that is kept
 	// free. Reads go on.
 	ErrNoSpace = errors.New("no space left in the blob store")
+	// ErrUnavailable: the store cannot be reached, or does not serve, at this moment. What was asked
+	// may have been done or not; asking again later may succeed.
+	ErrUnavailable = errors.New("the blob store is not available")
 )
 
 // Store keeps objects. All methods may be called concurrently.
@@ -46,7 +49,7 @@ type Store interface {
 	// does not come back after a crash.
 	Delete(ctx context.Context, key string) error
 
-	// Stat returns an object's size in bytes, or ErrNotFound.
+	// Stat returns the size in bytes of an object, or of what is there of an unfinished upload, or ErrNotFound.
 	Stat(ctx context.Context, key string) (int64, error)
 
 	// List yields every object and unfinished upload that was created in
@@ -66,10 +69,17 @@ type Store interface {
 	Check(ctx context.Context) error
 }
 
+// Redirector is a Store whose objects clients can fetch themselves.
+type Redirector interface {
+	// URL returns an address from which anyone can GET the object, ranges included, for the time
+	// given. It does not look whether there is such an object.
+	URL(ctx context.Context, key string, expire time.Duration) (string, error)
+}
+
 // Info is one entry of a listing.
 type Info struct {
 	Key  string
-	Size int64
+	Size int64 // bytes; of an unfinished upload maybe fewer than are there
 }
 
 // Writer takes the bytes of one object. It is used by one goroutine at a time;

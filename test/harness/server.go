@@ -191,3 +191,6 @@ func (s *Server) LogTail() string {
 	}
 	return tail.String()
 }
+
+// PID returns the process's number.
+func (s *Server) PID() int { return s.cmd.Process.Pid }

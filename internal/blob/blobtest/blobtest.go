@@ -34,6 +34,7 @@ func Test(t *testing.T, place Place) {
 		{"Abort", testAbort},
 		{"Delete", testDelete},
 		{"Suspend", testSuspend},
+		{"SuspendCommit", testSuspendCommit},
 		{"Checkpoint", testCheckpoint},
 		{"CheckpointBesideWrite", testCheckpointBesideWrite},
 		{"ResumeShort", testResumeShort},

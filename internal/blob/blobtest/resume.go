@@ -39,6 +39,32 @@ func testSuspend(t *testing.T, open func() blob.Store) {
 	checkObject(t, open(), w.Key(), want)
 }
 
+// testSuspendCommit ends uploads in another store than the one that has all their bytes, as when a client sends
+// a body and then asks for its end. Suspended once more in between, nothing is lost.
+func testSuspendCommit(t *testing.T, open func() blob.Store) {
+	s, other := open(), open()
+	for i, size := range sizes {
+		want := content(uint64(i), size)
+		w := create(t, s)
+		write(t, w, want)
+		for range 2 {
+			state, err := w.Suspend(t.Context())
+			if err != nil {
+				t.Fatalf("Suspend after %d bytes: %v", size, err)
+			}
+			w = resume(t, other, state)
+		}
+		if n, err := s.Stat(t.Context(), w.Key()); n < int64(size) || err != nil {
+			t.Errorf("Stat of an upload of %d bytes: %d, %v", size, n, err)
+		}
+		commit(t, w)
+		checkObject(t, s, w.Key(), want)
+	}
+	if keys := list(t, s); len(keys) != len(sizes) {
+		t.Errorf("List yields %d keys, want %d", len(keys), len(sizes))
+	}
+}
+
 // testCheckpoint goes on from checkpoints as after a crash: bytes after them are dropped.
 func testCheckpoint(t *testing.T, open func() blob.Store) {
 	want := content(4, 20<<20)

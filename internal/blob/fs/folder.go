@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/berthregistry/berth/internal/blob"
 )
 
 // emptyFor is how long ago an hour must have begun before its empty folder may be removed. It is
@@ -44,7 +46,7 @@ func (s *Store) makeRoot(dir string) error {
 
 // hourFolder returns the name of the folder of the present hour, which exists durably.
 func (s *Store) hourFolder() (string, error) {
-	hour := s.now().UTC().Format(hourLayout)
+	hour := s.now().UTC().Format(blob.HourLayout)
 	// Held through I/O by the first of an hour only; who waits needs that folder.
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"crypto/rand"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -9,16 +8,9 @@ import (
 	"github.com/berthregistry/berth/internal/blob"
 )
 
-// hourLayout is the form of an hour's folder. Sorted as text, hours are in order.
-const hourLayout = "20060102/15"
-
-// newKey returns a key in the folder of an hour that nobody has seen before: its
-// last part holds 130 random bits.
-func newKey(hour string) string { return hour + "/" + rand.Text() }
-
 // hourOf returns the start of the hour whose folder has this name.
 func hourOf(folder string) (time.Time, bool) {
-	t, err := time.Parse(hourLayout, folder)
+	t, err := time.Parse(blob.HourLayout, folder)
 	return t, err == nil
 }
 

@@ -112,7 +112,7 @@ func (s *Store) create() (*writer, error) {
 		if err != nil {
 			return nil, err
 		}
-		key := newKey(hour)
+		key := blob.NewKey(hour)
 		path := filepath.Join(s.dir, filepath.FromSlash(key))
 		f, err := s.sys.open(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 		if err == nil {

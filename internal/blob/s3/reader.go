@@ -1,0 +1,280 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"github.com/berthregistry/berth/internal/blob"
+)
+
+// maxBreaks is how often in a row a body may break off, with less than breakStride read in between.
+const (
+	maxBreaks   = 5
+	breakStride = 1 << 20
+)
+
+// reader is a blob.Reader on an object. What it reads comes from one request, as long as it reads on; after a Seek, or
+// when a body breaks off, the next Read asks for the rest.
+type reader struct {
+	store     *Store
+	ctx       context.Context
+	key, name string
+	size      int64
+	etag      string
+
+	at     int64 // of the byte that is read next
+	stream *stream
+	breaks int
+	broken int64 // where the last break was counted
+	closed bool
+}
+
+// stream is the body of an answer.
+type stream struct {
+	body   io.ReadCloser
+	at     int64 // of its next byte in the object
+	cancel context.CancelCauseFunc
+}
+
+func (s *stream) close() {
+	s.cancel(nil)
+	_ = s.body.Close()
+}
+
+// Open implements blob.Store. It makes one request, for size and bytes. The Reader fails when ctx has ended.
+func (s *Store) Open(ctx context.Context, key string) (blob.Reader, error) {
+	name, err := s.object(key)
+	if err != nil {
+		return nil, fmt.Errorf("open object %s: %w", key, err)
+	}
+	r, err := s.get(ctx, key, name)
+	if err != nil {
+		return nil, fmt.Errorf("open object %s: %w", key, err)
+	}
+	return r, nil
+}
+
+func (s *Store) get(ctx context.Context, key, name string) (*reader, error) {
+	r := &reader{store: s, ctx: ctx, key: key, name: name, size: -1}
+	if err := r.open(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// open asks for the bytes from r.at on. The first time it learns the object's size.
+func (r *reader) open() error {
+	var opts minio.GetObjectOptions
+	first := r.size < 0
+	if r.at > 0 {
+		opts.Set("Range", "bytes="+strconv.FormatInt(r.at, 10)+"-")
+	}
+	if r.etag != "" {
+		if err := opts.SetMatchETag(r.etag); err != nil {
+			return err
+		}
+	}
+	return r.store.do(r.ctx, "get object", r.name, func(ctx context.Context, _ func(int)) error {
+		// The body outlives this call, and so must its context.
+		own, cancel := context.WithCancelCause(r.ctx)
+		stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+		body, info, header, err := r.store.client.GetObject(own, r.store.bucket, r.name, opts)
+		stopped := !stop()
+		if err == nil && stopped {
+			_ = body.Close()
+			err = context.Cause(own)
+		}
+		if err != nil {
+			cancel(nil)
+			return err
+		}
+		s := &stream{body: body, at: r.at, cancel: cancel}
+		size := info.Size
+		if r.at > 0 {
+			if size, err = rangeSize(header.Get("Content-Range"), r.at, info.Size); err != nil {
+				s.close()
+				return err
+			}
+		}
+		if size < 0 || !first && size != r.size {
+			s.close()
+			return fmt.Errorf("the store says that the object has %d bytes, not %d", size, r.size)
+		}
+		r.size, r.etag, r.stream = size, info.ETag, s
+		return nil
+	})
+}
+
+// rangeSize returns the size of an object of which n bytes from a place to the end are given.
+func rangeSize(header string, from, n int64) (int64, error) {
+	of, total, ok := strings.Cut(strings.TrimPrefix(header, "bytes "), "/")
+	size, err := strconv.ParseInt(total, 10, 64)
+	if !ok || err != nil || of != fmt.Sprintf("%d-%d", from, size-1) || n != size-from {
+		return 0, fmt.Errorf("the store answered the range %q of %d bytes to a request for those from %d on", header, n, from)
+	}
+	return size, nil
+}
+
+// Size implements blob.Reader.
+func (r *reader) Size() int64 { return r.size }
+
+// Read implements io.Reader.
+func (r *reader) Read(p []byte) (int, error) {
+	if r.closed {
+		return 0, os.ErrClosed
+	}
+	if r.at >= r.size {
+		return 0, io.EOF
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		if r.stream != nil && r.stream.at != r.at {
+			r.drop()
+		}
+		if r.stream == nil {
+			if err := r.open(); err != nil {
+				return 0, fmt.Errorf("read object %s: %w", r.key, err)
+			}
+		}
+		start := time.Now()
+		n, err := r.stream.read(p[:min(int64(len(p)), r.size-r.at)], r.store.opts.Stall)
+		r.at += int64(n)
+		if err != nil {
+			r.drop()
+		}
+		if n > 0 {
+			return n, nil
+		}
+		if err == nil {
+			continue
+		}
+		if err := r.broke(time.Since(start), err); err != nil {
+			return 0, fmt.Errorf("read object %s: %w", r.key, err)
+		}
+	}
+}
+
+// broke counts a body that broke off, and returns an error if that are enough.
+func (r *reader) broke(took time.Duration, err error) error {
+	if r.ctx.Err() != nil {
+		return context.Cause(r.ctx)
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if r.at-r.broken >= breakStride {
+		r.breaks = 0
+	}
+	r.broken = r.at
+	r.breaks++
+	again := r.breaks <= maxBreaks
+	r.store.observe("read object", took, err, again)
+	if !again {
+		return r.store.wrap(r.ctx, "read object", r.name, err)
+	}
+	pause(r.ctx, r.breaks)
+	return nil
+}
+
+// read reads from the body, but does not wait longer than stall.
+func (s *stream) read(p []byte, stall time.Duration) (int, error) {
+	stalled := false
+	done := make(chan struct{})
+	timer := time.AfterFunc(stall, func() {
+		stalled = true
+		close(done)
+		s.cancel(errStalled)
+	})
+	n, err := s.body.Read(p)
+	if !timer.Stop() {
+		<-done
+	}
+	s.at += int64(n)
+	if err != nil && stalled {
+		err = errStalled
+	}
+	return n, err
+}
+
+func (r *reader) drop() {
+	if r.stream != nil {
+		r.stream.close()
+		r.stream = nil
+	}
+}
+
+// Seek implements io.Seeker. It makes no request.
+func (r *reader) Seek(offset int64, whence int) (int64, error) {
+	if r.closed {
+		return 0, os.ErrClosed
+	}
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.at
+	case io.SeekEnd:
+		offset += r.size
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("seek in object %s: to %d, before its start", r.key, offset)
+	}
+	r.at = offset
+	return offset, nil
+}
+
+// Close implements io.Closer.
+func (r *reader) Close() error {
+	if r.closed {
+		return os.ErrClosed
+	}
+	r.closed = true
+	r.drop()
+	return nil
+}
+
+// stat returns what a HEAD tells of an object. ErrNotFound may also stand for a missing bucket, or user: the answer to
+// a HEAD does not say which it is.
+func (s *Store) stat(ctx context.Context, name string) (info minio.ObjectInfo, err error) {
+	err = s.do(ctx, "stat object", name, func(ctx context.Context, _ func(int)) error {
+		info, err = s.client.StatObject(ctx, s.bucket, name, minio.StatObjectOptions{})
+		return err
+	})
+	return info, err
+}
+
+// confirm fails unless the store can be asked about a name, so that what is missing is the object.
+func (s *Store) confirm(ctx context.Context, name string) error {
+	_, _, err := s.statUpload(ctx, name)
+	return err
+}
+
+// Stat implements blob.Store. Where there is no object it looks for an unfinished upload.
+func (s *Store) Stat(ctx context.Context, key string) (int64, error) {
+	name, err := s.object(key)
+	if err != nil {
+		return 0, fmt.Errorf("stat object %s: %w", key, err)
+	}
+	info, err := s.stat(ctx, name)
+	if err == nil {
+		return info.Size, nil
+	}
+	if errors.Is(err, blob.ErrNotFound) {
+		size, found, uploadErr := s.statUpload(ctx, name)
+		if found {
+			return size, nil
+		}
+		if uploadErr != nil {
+			err = uploadErr
+		}
+	}
+	return 0, fmt.Errorf("stat object %s: %w", key, err)
+}
