@@ -22,18 +22,20 @@ every manifest is whole, and that nothing else is stored. With --deep, all bytes
 with their digests.
 
 A check changes nothing and may run beside a server; what the server is writing at that
-moment can show up as a leftover. With --repair, which needs the server to be
-stopped, leftovers are removed and what can be mended is mended. Nothing that a
-manifest needs is ever deleted.
+moment can show up as a leftover. With --repair, leftovers are removed and what can
+be mended is mended. It needs the server to be stopped, unless the database is PostgreSQL: then
+nodes may go on, and what may be part of a push is left alone. Nothing that a manifest needs is
+ever deleted.
 
 The exit code is 1 if content is damaged, also if only some of it could be
 mended; leftovers alone are no failure.`,
 		Example: `  berth fsck --data /var/lib/berth
-  berth fsck --data /var/lib/berth --deep --repair`,
+  berth fsck --data /var/lib/berth --deep --repair
+  berth fsck --config /etc/berth.yaml`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().BoolVar(&opts.Deep, "deep", false, "read all bytes and check their digests")
-	cmd.Flags().BoolVar(&opts.Repair, "repair", false, "mend what can be mended; the server must be stopped")
+	cmd.Flags().BoolVar(&opts.Repair, "repair", false, "mend what can be mended")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print findings and the report as lines of JSON")
 	places := addConfigFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -63,6 +65,7 @@ mended; leftovers alone are no failure.`,
 			}
 			fmt.Fprintf(out, "%s: %s: %s%s\n", word, f.Object, f.What, mended)
 		}
+		opts.Settled = storage.Settled
 		report, err := fsck.Run(cmd.Context(), storage.DB, storage.Blobs, opts)
 		if err != nil {
 			return err

@@ -67,10 +67,17 @@ func addConfigFlags(flags *pflag.FlagSet) func() server.Places {
 	file := flags.String("config", "", "read settings from this YAML `FILE`")
 	// Flags are text here and read by the same code as every other place, so that
 	// errors and forms are the same.
-	keys := []string{"listen", "data", "insecure_open", "log.level", "log.format", "metrics.listen"}
+	keys := []string{
+		"listen", "data", "insecure_open", "log.level", "log.format", "metrics.listen",
+		"database", "storage.s3.bucket", "storage.s3.endpoint", "storage.s3.region",
+	}
 	flags.String("listen", "", "serve at `ADDRESS`: HOST:PORT, :PORT or unix:PATH (default 127.0.0.1:5000)")
 	flags.String("data", "", "keep everything in `FOLDER` (default ./berth-data)")
 	flags.Bool("insecure-open", false, "allow to listen beyond this machine without access control or TLS")
+	flags.String("database", "", "keep metadata in the PostgreSQL database of this `URL`, or file:PATH, instead of the data folder")
+	flags.String("storage-s3-bucket", "", "keep blobs in this `BUCKET` instead of the data folder")
+	flags.String("storage-s3-endpoint", "", "reach the bucket at this `URL` (default that of AWS)")
+	flags.String("storage-s3-region", "", "the `REGION` of the bucket")
 	flags.String("log-level", "", "log messages from `LEVEL` on: debug, info, warn or error (default info)")
 	flags.String("log-format", "", "log as `FORMAT`: text or json (default text)")
 	flags.String("metrics-listen", "", "serve metrics for Prometheus at `ADDRESS` (default none)")

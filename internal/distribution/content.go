@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/web"
 )
@@ -144,6 +145,9 @@ func (h *Handler) getBlob(w *web.Response, req *request) error {
 	if err != nil {
 		return err
 	}
+	if redirected, err := h.redirect(w, req, b); redirected || err != nil {
+		return err
+	}
 	w.Header()["Cache-Control"] = immutable
 	return serveContent(w, req.http, b.Digest, "application/octet-stream", b.Size, func() (io.ReadSeeker, io.Closer, error) {
 		rd, err := h.reg.OpenBlob(ctx, req.repository, b)
@@ -152,6 +156,31 @@ func (h *Handler) getBlob(w *web.Response, req *request) error {
 		}
 		return rd, rd, nil
 	})
+}
+
+// redirect sends a client to the blob store, if that is what it should do. A request with a condition is
+// answered here: it asks about the registry's ETag.
+func (h *Handler) redirect(w *web.Response, req *request, b *meta.Blob) (bool, error) {
+	r := req.http
+	if h.opts.Redirect == nil || r.Method != http.MethodGet || !h.opts.Redirect(h.opts.Client(r)) {
+		return false, nil
+	}
+	for _, k := range []string{"If-None-Match", "If-Match", "If-Range"} {
+		if r.Header[k] != nil {
+			return false, nil
+		}
+	}
+	url, err := h.reg.BlobURL(r.Context(), b, h.opts.RedirectExpire)
+	if err != nil || url == "" {
+		return false, err
+	}
+	header := w.Header()
+	header.Set("Location", url)
+	header.Set("Docker-Content-Digest", b.Digest.String())
+	header.Set("Cache-Control", "no-store") // the address expires
+	header.Set("Content-Length", "0")
+	w.WriteHeader(http.StatusTemporaryRedirect)
+	return true, nil
 }
 
 // largeBodies is how many bytes of large manifests are held for those who pull them.

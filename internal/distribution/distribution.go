@@ -10,6 +10,7 @@ package distribution
 import (
 	"net/http"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -29,6 +30,12 @@ type Options struct {
 	MaxUploads int
 	// Client tells the address that a request comes from.
 	Client func(*http.Request) netip.Addr
+	// Redirect, if not nil, tells whether a client of an address is sent to the blob store for the bytes of a blob.
+	Redirect func(netip.Addr) bool
+	// RedirectExpire is how long such an address can be used. A download that has begun goes on.
+	RedirectExpire time.Duration
+	// ReadOnly refuses pushes and deletes.
+	ReadOnly bool
 }
 
 // Handler serves the protocol. Use Serve as a web.HandlerFunc; it may be used concurrently.
@@ -131,8 +138,15 @@ func (h *Handler) Serve(w *web.Response, r *http.Request) error {
 		w.Header().Set("Allow", allow)
 		return oci.Errorf(oci.CodeUnsupported, "%s is not supported here; supported: %s", r.Method, allow)
 	}
+	if h.opts.ReadOnly && (row.access == accessPush || row.access == accessDelete) {
+		return errReadOnly
+	}
 	return row.serve(h, w, req)
 }
+
+// errReadOnly is temporary: a registry is read-only while it is moved.
+var errReadOnly = oci.Errorf(oci.CodeUnknown, "the registry is read-only at this moment: pulls go on, try to push later").
+	WithStatus(http.StatusServiceUnavailable)
 
 // base tells that the registry implements the specification (spec.md#determining-support).
 func (h *Handler) base(w *web.Response, _ *request) error {

@@ -33,7 +33,7 @@ func newWorld(t testing.TB, opts Options) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := meta.Open(t.Context(), filepath.Join(dir, "berth.db"))
+	db, err := meta.Open(t.Context(), filepath.Join(dir, "berth.db"), meta.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,8 +20,11 @@ import (
 type Options struct {
 	// Deep reads every byte and checks digests; else existence and size only.
 	Deep bool
-	// Repair mends what can be mended. The database must not be in use by a server.
+	// Repair mends what can be mended. An embedded database must not be in use by a server.
 	Repair bool
+	// Settled, if not zero, tells that servers may be at work: what no row speaks of and was begun later can be
+	// part of a push, and is left alone.
+	Settled time.Time
 	// Found is called for each finding as it is made.
 	Found func(Finding)
 }
@@ -290,8 +293,13 @@ func (c *check) objects(ctx context.Context) error {
 		if known {
 			continue
 		}
-		if err := c.found(false, "object "+info.Key, fmt.Sprintf("%d bytes that no row speaks of", info.Size),
-			func() error { return c.store.Delete(ctx, info.Key) }); err != nil {
+		what := fmt.Sprintf("%d bytes that no row speaks of", info.Size)
+		mend := func() error { return c.store.Delete(ctx, info.Key) }
+		if hour, ok := blob.KeyHour(info.Key); !c.opts.Settled.IsZero() && (!ok || !hour.Before(c.opts.Settled)) {
+			what += "; they may be part of a push"
+			mend = nil
+		}
+		if err := c.found(false, "object "+info.Key, what, mend); err != nil {
 			return err
 		}
 	}

@@ -43,7 +43,7 @@ func newWorld(t *testing.T) *world {
 	if w.store, err = fs.Open(filepath.Join(w.dir, "blobs"), fs.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if w.db, err = meta.Open(t.Context(), filepath.Join(w.dir, "berth.db")); err != nil {
+	if w.db, err = meta.Open(t.Context(), filepath.Join(w.dir, "berth.db"), meta.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.db.Close() })
@@ -340,5 +340,40 @@ func TestManyPages(t *testing.T) {
 	}
 	if report.Blobs != 1103 || !slices.Equal(names, lost) {
 		t.Errorf("%+v, %v, expected %v", report, names, lost)
+	}
+}
+
+// Beside servers at work, what may be part of a push is left alone.
+func TestRepairBesideServers(t *testing.T) {
+	w := newWorld(t)
+	writer, err := w.store.Create(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writer.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fresh, old := writer.Key(), blob.NewKey("20200101/05")
+	file := filepath.Join(w.dir, "blobs", old)
+	w.must(errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte("x"), 0o600)))
+
+	found := make(map[string]fsck.Finding)
+	report, err := fsck.Run(t.Context(), w.db, w.store, fsck.Options{
+		Repair: true, Settled: time.Now().Add(-2 * time.Hour), Found: func(f fsck.Finding) { found[f.Object] = f },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := found["object "+fresh]; f.Mended || !strings.Contains(f.What, "may be part of a push") {
+		t.Errorf("of the new object: %+v", f)
+	}
+	if f := found["object "+old]; !f.Mended {
+		t.Errorf("of the old object: %+v", f)
+	}
+	if report.Leftover != 1 || report.Mended != 1 || len(found) != 2 {
+		t.Errorf("report %+v, found %+v", report, found)
+	}
+	if _, err := w.store.Stat(t.Context(), fresh); err != nil {
+		t.Errorf("the new object: %v", err)
 	}
 }

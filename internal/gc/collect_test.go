@@ -341,14 +341,16 @@ func TestRun(t *testing.T) {
 	inBubble(t, func(w *world) {
 		b := text("spare")
 		w.push("app", b)
-		ctx, stop := context.WithCancel(w.Context())
-		done := make(chan struct{})
-		go func() { w.collector.Run(ctx); close(done) }()
 		time.Sleep(long)
-		synctest.Wait()
+		if result, err := w.collector.Run(w.Context()); err != nil || result != "1 blobs of 5 bytes, 0 uploads, 0 orphans" {
+			w.Errorf("the run said %q, %v", result, err)
+		}
 		w.want("app", b, false)
 		w.wantFiles(0)
+		ctx, stop := context.WithCancel(w.Context())
 		stop()
-		<-done
+		if _, err := w.collector.Run(ctx); !errors.Is(err, context.Canceled) {
+			w.Errorf("a run that was stopped said %v", err)
+		}
 	})
 }

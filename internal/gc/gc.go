@@ -22,8 +22,6 @@ import (
 // Options configure a Collector.
 type Options struct {
 	Log *slog.Logger
-	// Interval is the time between two passes.
-	Interval time.Duration
 	// Grace is how long a blob stays at least that no manifest needs, since it was pushed, asked for,
 	// or lost its last manifest.
 	Grace time.Duration
@@ -44,7 +42,7 @@ type Result struct {
 	Orphans      int64 // of these, the ones that no row had spoken of
 }
 
-// Collector removes garbage. Only one pass runs at a time.
+// Collector removes garbage. Passes that run at the same time, on several nodes, do each other no harm.
 type Collector struct {
 	db    *meta.DB
 	store blob.Store
@@ -56,35 +54,26 @@ func New(db *meta.DB, store blob.Store, opts Options) *Collector {
 	return &Collector{db, store, opts}
 }
 
-// Run makes a pass after every interval, until ctx ends. The first comes after one interval, so
-// that starting costs nothing.
-func (c *Collector) Run(ctx context.Context) {
-	tick := time.NewTicker(c.opts.Interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		start := time.Now()
-		res, err := c.Collect(ctx)
-		took := time.Since(start)
-		if ctx.Err() != nil {
-			return
-		}
-		if c.opts.Observe != nil {
-			c.opts.Observe(res, took, err)
-		}
-		switch {
-		case err != nil:
-			c.opts.Log.Error("collection failed", "error", err)
-		case res != Result{}:
-			c.opts.Log.Info("collected", "links", res.Links, "blobs", res.Blobs, "bytes", res.Bytes,
-				"repositories", res.Repositories, "uploads", res.Uploads, "objects", res.Objects,
-				"orphans", res.Orphans, "took", took)
-		}
+// Run makes a pass as a periodic job, and says in a few words what it took away.
+func (c *Collector) Run(ctx context.Context) (result string, err error) {
+	start := time.Now()
+	res, err := c.Collect(ctx)
+	took := time.Since(start)
+	if ctx.Err() != nil {
+		return "", ctx.Err()
 	}
+	if c.opts.Observe != nil {
+		c.opts.Observe(res, took, err)
+	}
+	switch {
+	case err != nil:
+		c.opts.Log.Error("collection failed", "error", err)
+	case res != Result{}:
+		c.opts.Log.Info("collected", "links", res.Links, "blobs", res.Blobs, "bytes", res.Bytes,
+			"repositories", res.Repositories, "uploads", res.Uploads, "objects", res.Objects,
+			"orphans", res.Orphans, "took", took)
+	}
+	return fmt.Sprintf("%d blobs of %d bytes, %d uploads, %d orphans", res.Blobs, res.Bytes, res.Uploads, res.Orphans), err
 }
 
 // batch bounds what one transaction takes away, so that pushes wait only briefly.
@@ -173,13 +162,19 @@ func (c *Collector) doomed(ctx context.Context, res *Result) error {
 	}
 }
 
+// Settled returns the hour before which every object has a row, or is garbage: no upload that began
+// earlier can still be at work without one, whichever node it is on and whatever its clock says within half an hour.
+func Settled(now time.Time, uploadExpiry, grace time.Duration) time.Time {
+	return now.Add(-max(uploadExpiry, grace, time.Hour) - time.Hour).Truncate(time.Hour)
+}
+
 const sweptSetting = "swept_until"
 
 // orphans dooms objects that no row speaks of: what a crash left between the bytes
 // and the row. Keys carry the hour of their creation, so each hour is looked at once, when every
 // upload begun in it has either got a row or come to nothing.
 func (c *Collector) orphans(ctx context.Context, res *Result) error {
-	until := time.Now().Add(-max(c.opts.UploadExpiry, c.opts.Grace, time.Hour) - time.Hour).Truncate(time.Hour)
+	until := Settled(time.Now(), c.opts.UploadExpiry, c.opts.Grace)
 	var from time.Time
 	v, err := c.db.Setting(ctx, sweptSetting)
 	switch {

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/test/service"
 )
 
 // TestRaces lets pushes race with collections, thousands of times. A client that got hold of a
@@ -23,7 +23,16 @@ func TestRaces(t *testing.T) {
 		grace    time.Duration
 		attempts int64
 	}{{0, 700}, {2 * time.Millisecond, 700}, {20 * time.Millisecond, 700}, {time.Second, 300}} {
-		t.Run(run.grace.String(), func(t *testing.T) { race(t, run.grace, run.attempts) })
+		t.Run(run.grace.String(), func(t *testing.T) { race(t, newWorld(t, run.grace, time.Hour), run.grace, run.attempts) })
+	}
+}
+
+// TestRacesOnPostgres is the same where many transactions run at a time.
+func TestRacesOnPostgres(t *testing.T) {
+	for _, grace := range []time.Duration{0, 20 * time.Millisecond, 3 * time.Second} {
+		t.Run(grace.String(), func(t *testing.T) {
+			race(t, newWorldOn(t, service.Postgres(t).URL, grace, time.Hour), grace, 300)
+		})
 	}
 }
 
@@ -39,25 +48,27 @@ type contest struct {
 	inTime, late, refused atomic.Int64 // pushes of manifests
 }
 
-func race(t *testing.T, grace time.Duration, attempts int64) {
-	c := &contest{world: newWorld(t, grace, time.Hour), grace: grace}
+func race(t *testing.T, w *world, grace time.Duration, attempts int64) {
+	c := &contest{world: w, grace: grace}
 	defer c.close()
 	c.left.Store(attempts)
 
 	ctx, stop := context.WithCancel(t.Context())
 	var collecting, pushing sync.WaitGroup
-	var total gc.Result
-	collecting.Go(func() {
-		for ctx.Err() == nil {
-			res, err := c.collector.Collect(t.Context())
-			if err != nil {
-				t.Error(err)
-				return
+	var links, blobs atomic.Int64
+	for range 2 {
+		collecting.Go(func() {
+			for ctx.Err() == nil {
+				res, err := c.collector.Collect(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				links.Add(res.Links)
+				blobs.Add(res.Blobs)
 			}
-			total.Links += res.Links
-			total.Blobs += res.Blobs
-		}
-	})
+		})
+	}
 	for i := range racers {
 		pushing.Go(func() { c.client(i) })
 	}
@@ -65,11 +76,11 @@ func race(t *testing.T, grace time.Duration, attempts int64) {
 	stop()
 	collecting.Wait()
 	t.Logf("manifests in time: %d, late: %d, refused: %d; collected: %d links, %d blobs",
-		c.inTime.Load(), c.late.Load(), c.refused.Load(), total.Links, total.Blobs)
-	if grace <= 20*time.Millisecond && total.Blobs == 0 {
+		c.inTime.Load(), c.late.Load(), c.refused.Load(), links.Load(), blobs.Load())
+	if grace <= 20*time.Millisecond && blobs.Load() == 0 {
 		t.Error("nothing was collected, so nothing was raced")
 	}
-	if grace == time.Second && c.inTime.Load() == 0 {
+	if grace >= time.Second && c.inTime.Load() == 0 {
 		t.Error("no manifest came within the grace period")
 	}
 	c.vanish()

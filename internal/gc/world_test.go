@@ -31,13 +31,19 @@ type world struct {
 
 func newWorld(t testing.TB, grace, expiry time.Duration) *world {
 	t.Helper()
+	return newWorldOn(t, filepath.Join(t.TempDir(), "berth.db"), grace, expiry)
+}
+
+// newWorldOn makes a world of the database.
+func newWorldOn(t testing.TB, database string, grace, expiry time.Duration) *world {
+	t.Helper()
 	dir := t.TempDir()
 	w := &world{TB: t, dir: filepath.Join(dir, "blobs")}
 	store, err := fs.Open(w.dir, fs.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.db, err = meta.Open(t.Context(), filepath.Join(dir, "berth.db")); err != nil {
+	if w.db, err = meta.Open(t.Context(), database, meta.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if w.reg, err = registry.New(t.Context(), w.db, store, registry.Options{
@@ -47,7 +53,7 @@ func newWorld(t testing.TB, grace, expiry time.Duration) *world {
 		t.Fatal(err)
 	}
 	w.collector = gc.New(w.db, store, gc.Options{
-		Log: slog.New(slog.DiscardHandler), Interval: time.Hour, Grace: grace, UploadExpiry: expiry,
+		Log: slog.New(slog.DiscardHandler), Grace: grace, UploadExpiry: expiry,
 	})
 	return w
 }

@@ -26,7 +26,7 @@ func largeDB(b *testing.B) (db *DB, n NewManifest) {
 // uncached returns the same database without a cache.
 func uncached(b *testing.B, db *DB) *DB {
 	b.Helper()
-	db, err := OpenReadOnly(b.Context(), pathOf(b, db))
+	db, err := OpenReadOnly(b.Context(), pathOf(b, db), Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -51,10 +51,10 @@ func (db *DB) TouchBlob(ctx context.Context, r oci.Repository, d oci.Digest, now
 		if err != nil {
 			return err
 		}
-		var blob int64
+		var blob int64 // locked, because it must be there when the caller is told so
 		if err := t.queryRow(`SELECT b.id FROM blob b
 			JOIN repository_blob rb ON rb.blob_id = b.id AND rb.repository_id = $1
-			WHERE b.digest = $2`, repo, d.String()).Scan(&blob); err != nil {
+			WHERE b.digest = $2`+t.locking("FOR NO KEY UPDATE OF rb"), repo, d.String()).Scan(&blob); err != nil {
 			return err
 		}
 		t.touch(r)
@@ -115,7 +115,7 @@ func (db *DB) CommitBlob(ctx context.Context, n NewBlob) error {
 		if err != nil {
 			return err
 		}
-		repo, err := t.makeRepository(n.Repository, n.Now)
+		repo, err := t.makeRepository(n.Repository, n.Now, t.exclusive)
 		if err != nil {
 			return err
 		}
@@ -125,12 +125,21 @@ func (db *DB) CommitBlob(ctx context.Context, n NewBlob) error {
 
 // commitAgain decides which of two objects a digest keeps, and dooms the other.
 func (t *tx) commitAgain(n NewBlob) (blob int64, err error) {
+	text := `SELECT id, storage_key, size FROM blob WHERE digest = $1`
+	if n.Broken != "" {
+		text += t.locking("FOR UPDATE")
+	} // else the link that follows sees to it that the row is still there
 	var exists ExistsError
-	if err := t.queryRow(`SELECT id, storage_key, size FROM blob WHERE digest = $1`, n.Digest.String()).
-		Scan(&blob, &exists.Key, &exists.Size); err != nil {
+	err = t.queryRow(text, n.Digest.String()).Scan(&blob, &exists.Key, &exists.Size)
+	if errors.Is(err, ErrNotFound) {
+		return 0, errAgain // it was there a moment ago
+	}
+	if err != nil {
 		return 0, err
 	}
 	switch exists.Key {
+	case n.Key:
+		return blob, nil // committed before, and the answer got lost
 	case n.Whole:
 		return blob, t.doom(n.Key, n.Now)
 	case n.Broken:
@@ -143,9 +152,6 @@ func (t *tx) commitAgain(n NewBlob) (blob int64, err error) {
 			return 0, err
 		}
 		if _, err := t.exec(`UPDATE blob SET storage_key = $2, size = $3 WHERE id = $1`, blob, n.Key, n.Size); err != nil {
-			return 0, err
-		}
-		if _, err := t.exec(`UPDATE total SET bytes = bytes + $1`, n.Size-exists.Size); err != nil {
 			return 0, err
 		}
 		return blob, t.doom(exists.Key, n.Now)
@@ -177,7 +183,7 @@ func (db *DB) MountBlob(ctx context.Context, into, from oci.Repository, d oci.Di
 		if err != nil {
 			return err
 		}
-		repo, err := t.makeRepository(into, now)
+		repo, err := t.makeRepository(into, now, t.exclusive)
 		if err != nil {
 			return err
 		}
@@ -186,24 +192,34 @@ func (db *DB) MountBlob(ctx context.Context, into, from oci.Repository, d oci.Di
 }
 
 // linkBlob gives a repository a blob, or begins the grace period of one that it
-// has anew, and hands the blob to the manifests that were waiting for it.
+// has anew, and hands the blob to the manifests that were waiting for it, which needs the lock on the repository.
 func (t *tx) linkBlob(r oci.Repository, repo, blob int64, d oci.Digest, now time.Time) error {
 	t.touch(r)
+	if err := t.lockDigests(repo, d); err != nil {
+		return err
+	}
 	if _, err := t.exec(`INSERT INTO repository_blob (repository_id, blob_id, unreferenced_since) VALUES ($1, $2, $3)
 		ON CONFLICT (repository_id, blob_id) DO UPDATE SET unreferenced_since = excluded.unreferenced_since
 		WHERE repository_blob.unreferenced_since IS NOT NULL`, repo, blob, now.UnixMilli()); err != nil {
 		return err
 	}
-	waiting, err := t.exec(`INSERT INTO manifest_blob (manifest_id, blob_id, repository_id)
-		SELECT manifest_id, $3, repository_id FROM manifest_missing_blob
-		WHERE repository_id = $1 AND digest = $2`, repo, d.String(), blob)
-	if err != nil || waiting == 0 {
+	var waiting bool
+	if err := t.queryRow(`SELECT EXISTS (SELECT 1 FROM manifest_missing_blob WHERE repository_id = $1 AND digest = $2)`,
+		repo, d.String()).Scan(&waiting); err != nil || !waiting {
+		return err
+	}
+	if t.postgres && !t.exclusive {
+		return errExclusive
+	}
+	if _, err := t.exec(`INSERT INTO manifest_blob (manifest_id, blob_id, repository_id)
+		SELECT manifest_id, CAST($3 AS BIGINT), repository_id FROM manifest_missing_blob
+		WHERE repository_id = $1 AND digest = $2`, repo, d.String(), blob); err != nil {
 		return err
 	}
 	if _, err := t.exec(`DELETE FROM manifest_missing_blob WHERE repository_id = $1 AND digest = $2`, repo, d.String()); err != nil {
 		return err
 	}
-	_, err = t.exec(`UPDATE repository_blob SET unreferenced_since = NULL WHERE repository_id = $1 AND blob_id = $2`, repo, blob)
+	_, err := t.exec(`UPDATE repository_blob SET unreferenced_since = NULL WHERE repository_id = $1 AND blob_id = $2`, repo, blob)
 	return err
 }
 
@@ -211,42 +227,53 @@ func (t *tx) linkBlob(r oci.Repository, repo, blob int64, d oci.Digest, now time
 // repository has none of that digest, ErrReferenced if a manifest there needs it.
 func (db *DB) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
-		var repo, blob int64
-		if err := t.queryRow(`SELECT r.id, b.id FROM repository r
-			JOIN blob b ON b.digest = $2
-			JOIN repository_blob rb ON rb.repository_id = r.id AND rb.blob_id = b.id
-			WHERE r.name = $1`, string(r), d.String()).Scan(&repo, &blob); err != nil {
+		repo, err := t.lockRepository(r)
+		if err != nil {
+			return err
+		}
+		var blob int64
+		if err := t.queryRow(`SELECT b.id FROM blob b
+			JOIN repository_blob rb ON rb.repository_id = $1 AND rb.blob_id = b.id
+			WHERE b.digest = $2`+t.locking("FOR UPDATE OF rb"), repo, d.String()).Scan(&blob); err != nil {
 			return err
 		}
 		t.touch(r)
-		if err := t.unlinkBlob(repo, blob, now); err != nil {
+		if _, err := t.unlinkBlob(repo, blob, now); err != nil {
 			return err
 		}
-		_, err := t.dropIfEmpty(repo)
+		_, err = t.dropIfEmpty(repo)
 		return err
 	})
 }
 
-// unlinkBlob takes a blob from a repository, or fails with ErrReferenced because the
-// foreign key forbids it. With its last link the blob goes, and its bytes are doomed.
-func (t *tx) unlinkBlob(repo, blob int64, now time.Time) error {
-	if _, err := t.exec(`DELETE FROM repository_blob WHERE repository_id = $1 AND blob_id = $2`, repo, blob); err != nil {
-		if isForeignKey(err) {
-			return ErrReferenced
+// unlinkBlob takes a blob from a repository, or fails with ErrReferenced. The caller has locked the link.
+// With its last link the blob goes, and its bytes are doomed.
+func (t *tx) unlinkBlob(repo, blob int64, now time.Time) (gone bool, err error) {
+	unlinked, err := t.exec(`DELETE FROM repository_blob WHERE repository_id = $1 AND blob_id = $2
+		AND NOT EXISTS (SELECT 1 FROM manifest_blob WHERE repository_id = $1 AND blob_id = $2)`, repo, blob)
+	if err != nil {
+		return false, err
+	}
+	if unlinked == 0 {
+		return false, ErrReferenced
+	}
+	if t.postgres { // who takes away another link waits here, and then sees that this one is gone
+		var one int
+		if err := t.queryRow(`SELECT 1 FROM blob WHERE id = $1 FOR NO KEY UPDATE`, blob).Scan(&one); err != nil {
+			return false, err
 		}
-		return err
 	}
 	var key string
-	err := t.queryRow(`DELETE FROM blob WHERE id = $1
+	err = t.queryRow(`DELETE FROM blob WHERE id = $1
 		AND NOT EXISTS (SELECT 1 FROM repository_blob WHERE blob_id = $1)
 		RETURNING storage_key`, blob).Scan(&key)
 	if errors.Is(err, ErrNotFound) {
-		return nil // another repository has it
+		return false, nil // another repository has it
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
-	return t.doom(key, now)
+	return true, t.doom(key, now)
 }
 
 // doom orders the deletion of an object's bytes.
@@ -258,6 +285,6 @@ func (t *tx) doom(key string, now time.Time) error {
 
 // Totals returns how many blobs there are and how many bytes they hold.
 func (db *DB) Totals(ctx context.Context) (blobs, bytes int64, err error) {
-	err = db.queryRow(ctx, `SELECT blobs, bytes FROM total`).Scan(&blobs, &bytes)
+	err = db.queryRow(ctx, `SELECT CAST(SUM(blobs) AS BIGINT), CAST(SUM(bytes) AS BIGINT) FROM total`).Scan(&blobs, &bytes)
 	return blobs, bytes, err
 }

@@ -69,6 +69,21 @@ func TestCommitBlob(t *testing.T) {
 	}
 }
 
+// An object that is committed again, because the answer got lost, stays what it is.
+func TestCommitTwice(t *testing.T) {
+	db := newDB(t)
+	n := NewBlob{Repository: "a", Digest: digestOf("d"), Size: 10, Key: newKey(), Now: at(1)}
+	for range 3 {
+		if err := db.CommitBlob(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		n.Whole = n.Key // whatever the caller thinks of it
+	}
+	if got := doomed(t, db); len(got) > 0 {
+		t.Errorf("doomed are %v", got)
+	}
+}
+
 // A push of the same digest mends what has lost its bytes, for every repository.
 func TestCommitReplacesBroken(t *testing.T) {
 	db := newDB(t)

@@ -7,7 +7,7 @@ import (
 	"github.com/berthregistry/berth/internal/oci"
 )
 
-func TestCacheIsBounded(t *testing.T) {
+func TestSQLiteCacheIsBounded(t *testing.T) {
 	c := newCache()
 	fill := func(n, body int) {
 		for i := range n {
@@ -42,7 +42,7 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 }
 
-func TestCacheKeys(t *testing.T) {
+func TestSQLiteCacheKeys(t *testing.T) {
 	c := newCache()
 	d := digestOf("d").String()
 	keys := []cacheKey{{"a", d, false}, {"a", d, true}, {"b", d, false}, {"a", "t", false}}

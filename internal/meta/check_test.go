@@ -162,7 +162,7 @@ func TestStrayLinks(t *testing.T) {
 	}
 }
 
-func TestIntegrity(t *testing.T) {
+func TestSQLiteIntegrity(t *testing.T) {
 	db := newDB(t)
 	image(t, db, "a", 1)
 	broken := func(query string, args ...any) {

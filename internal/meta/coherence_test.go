@@ -310,7 +310,7 @@ func TestReadsSeeAcknowledgedWrites(t *testing.T) {
 	all.Wait()
 }
 
-func TestSecondReadIsCached(t *testing.T) {
+func TestSQLiteSecondReadIsCached(t *testing.T) {
 	db := newDB(t)
 	n := image(t, db, "a", "a", "t")
 	for _, ref := range []oci.Reference{byTag("t"), byDigest(n.Digest)} {

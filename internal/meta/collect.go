@@ -3,12 +3,15 @@ package meta
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
 )
 
-// DoomOrphan orders the deletion of an object that no row speaks of. It returns false if one does.
+// DoomOrphan orders the deletion of an object that no row speaks of. It returns false if one does. The
+// object must be so old that nobody is about to give it a row.
 func (db *DB) DoomOrphan(ctx context.Context, key string, now time.Time) (orphan bool, err error) {
 	err = db.update(ctx, func(t *tx) error {
 		var known bool
@@ -95,43 +98,67 @@ type Collected struct {
 // CollectBlobs deletes links that are still unreferenced since before the given
 // time; blobs that have no link left, whose bytes are doomed; and repositories that are left
 // empty. A push that came first keeps what it holds: its row no longer matches,
-// or the foreign key forbids the delete.
+// or a manifest refers to it. Links that somebody is at work on are left for the next time.
 func (db *DB) CollectBlobs(ctx context.Context, links []UnreferencedBlob, before, now time.Time) (Collected, error) {
 	var c Collected
-	err := db.update(ctx, func(t *tx) error {
-		c = Collected{}
-		for _, l := range links {
+	touched := make(map[int64]bool)
+	drop := func(t *tx) error {
+		c.Repositories = 0
+		for _, repo := range slices.Sorted(maps.Keys(touched)) {
 			var one int
-			err := t.queryRow(`SELECT 1 FROM repository_blob WHERE repository_id = $1 AND blob_id = $2
-				AND unreferenced_since < $3`, l.repo, l.blob, before.UnixMilli()).Scan(&one)
+			err := t.queryRow(`SELECT 1 FROM repository WHERE id = $1`+t.locking("FOR NO KEY UPDATE"), repo).Scan(&one)
 			if errors.Is(err, ErrNotFound) {
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			if err := t.unlinkBlob(l.repo, l.blob, now); errors.Is(err, ErrReferenced) {
-				continue
-			} else if err != nil {
-				return err
-			}
-			t.touch(l.Repository)
-			c.Links++
-			err = t.queryRow(`SELECT 1 FROM blob WHERE id = $1`, l.blob).Scan(&one)
-			if errors.Is(err, ErrNotFound) {
-				c.Blobs++
-				c.Bytes += l.Size
-			} else if err != nil {
-				return err
-			}
-			n, err := t.dropIfEmpty(l.repo)
+			n, err := t.dropIfEmpty(repo)
 			if err != nil {
 				return err
 			}
 			c.Repositories += n
 		}
 		return nil
+	}
+	err := db.update(ctx, func(t *tx) error {
+		c = Collected{}
+		clear(touched)
+		for _, l := range links {
+			var one int
+			err := t.queryRow(`SELECT 1 FROM repository_blob WHERE repository_id = $1 AND blob_id = $2
+				AND unreferenced_since < $3`+t.locking("FOR UPDATE SKIP LOCKED"), l.repo, l.blob, before.UnixMilli()).Scan(&one)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			gone, err := t.unlinkBlob(l.repo, l.blob, now)
+			if errors.Is(err, ErrReferenced) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			t.touch(l.Repository)
+			touched[l.repo] = true
+			c.Links++
+			if gone {
+				c.Blobs++
+				c.Bytes += l.Size
+			}
+		}
+		if t.postgres {
+			return nil
+		}
+		return drop(t)
 	})
+	// The lock on a repository comes before those on links, so PostgreSQL does this apart. A repository that a failure leaves
+	// behind is one that holds nothing.
+	if err == nil && db.postgres && len(touched) > 0 {
+		err = db.update(ctx, drop)
+	}
 	return c, err
 }
 
@@ -152,7 +179,7 @@ func (db *DB) ExpireUploads(ctx context.Context, before time.Time, n int, now ti
 			}
 			found = append(found, u)
 			return nil
-		}, `SELECT id, storage_key FROM upload WHERE updated_at < $1 ORDER BY updated_at LIMIT $2`, before.UnixMilli(), n); err != nil {
+		}, `SELECT id, storage_key FROM upload WHERE updated_at < $1 ORDER BY updated_at LIMIT $2`+t.locking("FOR UPDATE SKIP LOCKED"), before.UnixMilli(), n); err != nil {
 			return err
 		}
 		for _, u := range found {

@@ -17,7 +17,7 @@ import (
 )
 
 // What was acknowledged survives a kill -9, and what was not is there wholly or not at all.
-func TestAcknowledgedSurvivesKill(t *testing.T) {
+func TestSQLiteAcknowledgedSurvivesKill(t *testing.T) {
 	if path := os.Getenv(childVariable); path != "" {
 		pushUntilKilled(t, path)
 		return
@@ -27,7 +27,7 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 	total := 0
 	for round := range max(2, rounds(8)) {
 		total += runAndKill(t, path, round, facts)
-		db, err := Open(t.Context(), path)
+		db, err := Open(t.Context(), path, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +46,7 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 // runAndKill lets a process push for a while, kills it and returns how many changes it acknowledged.
 func runAndKill(t *testing.T, path string, round int, facts map[string]string) (acknowledged int) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestAcknowledgedSurvivesKill$", "-test.count=1")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSQLiteAcknowledgedSurvivesKill$", "-test.count=1")
 	cmd.Env = append(os.Environ(), childVariable+"="+path, fmt.Sprint("META_TEST_ROUND=", round))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -83,7 +83,7 @@ func runAndKill(t *testing.T, path string, round int, facts map[string]string) (
 
 // pushUntilKilled tells on standard output of each change when it begins and when it is acknowledged.
 func pushUntilKilled(t *testing.T, path string) {
-	db, err := Open(context.Background(), path)
+	db, err := Open(context.Background(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,9 +7,12 @@
 //     links to it, nor a link while a manifest needs it: the foreign keys say so, and
 //     the collector relies on nothing else.
 //   - Every move of a tag is in the tag log, written with the move.
-//   - Statements are portable between SQLite and PostgreSQL; only migrations differ.
+//   - Statements are portable between SQLite and PostgreSQL; only migrations differ, and the
+//     locks that PostgreSQL needs where SQLite has one writer. See lock.go for which there are.
+//   - No statement is expected to fail: a failure would cost PostgreSQL the whole transaction.
 //
-// All methods of DB may be called concurrently.
+// All methods of DB may be called concurrently. With PostgreSQL, any number of processes may have
+// the database open; each method takes a bounded time and fails with ErrUnavailable after it.
 package meta
 
 import (
@@ -17,14 +20,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
-	"path/filepath"
-	"runtime"
-	"sync"
-
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
+	"strings"
+	"sync/atomic"
+	"time"
 )
 
 // Errors that methods return, possibly wrapped.
@@ -35,198 +33,151 @@ var (
 	ErrReferenced = errors.New("referenced by a manifest")
 	// ErrBroken: a sync failed, so nothing can be changed until the database is opened anew. Reads go on.
 	ErrBroken = errors.New("the database's log could not be brought to the disk; nothing is written until a restart")
+	// ErrUnavailable: the database cannot be reached, does not answer in time or takes no changes at this
+	// moment. A change that failed so has no effect, unless the connection was lost while it was
+	// committed: then nobody knows. Asking again later may succeed. PostgreSQL only.
+	ErrUnavailable = errors.New("the database is not available")
+
+	errReadOnly = errors.New("the database is open for reading only")
 )
+
+// Options say how a PostgreSQL database is used. The zero value is good for most; SQLite needs none.
+type Options struct {
+	// Connections is how many connections are open at most; 0 stands for 16.
+	Connections int
+	// Timeout is how long a method may take, the wait for a connection included; 0 stands for 10 seconds.
+	Timeout time.Duration
+}
+
+// Stats tell what a database is doing.
+type Stats struct {
+	Limit      int           // connections that may be open; of SQLite those that read
+	Open       int           // connections that are open
+	InUse      int           // of these
+	Waits      int64         // how often a connection had to be waited for
+	Waited     time.Duration // how long in all
+	Retries    int64         // how often something was done again, because of a conflict or a lost connection; PostgreSQL only
+	Statements int64         // how many were run, those aside that begin and end transactions
+}
 
 // DB is the database of one registry.
 type DB struct {
-	read   *sql.DB
-	writer *writer // nil if it is open for reading only
-	cache  *cache  // likewise: it would not hear of another process's changes
+	engine engine
+	dialect
+	cache *cache // nil where others may change the database
 
-	mu    sync.RWMutex
-	stmts map[string]*sql.Stmt // of read, by text
+	// read is for reading with SQLite. With PostgreSQL it is a view of the pool, for what needs a connection for long.
+	read *sql.DB
+
+	statements atomic.Int64
 }
 
-// source names the file at path, and the settings of each connection, to the driver.
-func source(path string) string {
-	const pragmas = "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)" +
-		"&_pragma=foreign_keys(ON)&_pragma=wal_autocheckpoint(2000)&_pragma=journal_size_limit(16777216)"
-	return "file:" + (&url.URL{Path: path}).EscapedPath() + pragmas
+// engine is what SQLite and PostgreSQL do each in a way of their own.
+type engine interface {
+	// queryRow reads at most one row, or returns ErrNotFound.
+	queryRow(ctx context.Context, dest []any, text string, args []any) error
+	// query reads rows and calls each for every one of them.
+	query(ctx context.Context, each func(scan func(...any) error) error, text string, args []any) error
+	update(ctx context.Context, do func(*tx) error) error
+	check(ctx context.Context) error
+	stats() Stats
+	close() error
 }
 
-// Open opens the SQLite database in the file at path, creates it if need be and brings its
-// schema up to date. It fails when a newer Berth has written the database.
-// The caller sees to it that no other process has it open for writing.
-func Open(ctx context.Context, path string) (*DB, error) {
-	db, err := open(ctx, path)
+// Open opens a database, creates its tables if need be and brings them up to date. The source is the URL of a
+// PostgreSQL database, which must exist, or the path of a file for SQLite, which need not. Open waits for
+// PostgreSQL for a while and then fails with ErrUnavailable. It fails when a newer Berth has changed the
+// database in a way that this one cannot work with.
+// The caller sees to it that no other process has a file open for writing.
+func Open(ctx context.Context, source string, opts Options) (*DB, error) {
+	if isURL(source) {
+		return openPostgres(ctx, source, opts, false)
+	}
+	db, err := openSQLite(ctx, source)
 	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
+		return nil, fmt.Errorf("open database %s: %w", source, err)
 	}
 	return db, nil
 }
 
-func open(ctx context.Context, path string) (*DB, error) {
-	write, err := sql.Open("sqlite", source(path)+"&_pragma=cache_size(-2000)")
+// OpenReadOnly opens a database that exists and has the tables of this Berth. Methods that
+// change something fail. Other processes may have it open for writing.
+func OpenReadOnly(ctx context.Context, source string, opts Options) (*DB, error) {
+	if isURL(source) {
+		return openPostgres(ctx, source, opts, true)
+	}
+	db, err := openSQLiteReadOnly(ctx, source)
 	if err != nil {
-		return nil, err
-	}
-	write.SetMaxOpenConns(1)
-	conn, err := func() (*sql.Conn, error) {
-		if err := migrate(ctx, write, steps("sqlite")); err != nil {
-			return nil, err
-		}
-		return write.Conn(ctx)
-	}()
-	if err != nil {
-		return nil, errors.Join(err, write.Close())
-	}
-	log, err := openLog(path)
-	if err != nil {
-		return nil, errors.Join(err, conn.Close(), write.Close())
-	}
-	db, err := openRead(path)
-	if err != nil {
-		return nil, errors.Join(err, log.Close(), conn.Close(), write.Close())
-	}
-	db.cache = newCache()
-	db.writer = newWriter(write, conn, log, db.cache)
-	return db, nil
-}
-
-// logFile is the write-ahead log of a database, opened in order to sync it.
-type logFile struct{ *os.File }
-
-// openLog opens the log of the database at path. SQLite made the file when it
-// opened the database, and keeps it until the last connection is closed.
-func openLog(path string) (logFile, error) {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return logFile{}, err
-	}
-	defer dir.Close()
-	if err := dir.Sync(); err != nil { // the names of both files
-		return logFile{}, err
-	}
-	f, err := os.OpenFile(path+"-wal", os.O_RDWR, 0)
-	return logFile{f}, err
-}
-
-// OpenReadOnly opens a database that exists and has the schema of this Berth. Methods that
-// change something fail. Another process may have it open for writing.
-func OpenReadOnly(ctx context.Context, path string) (*DB, error) {
-	if _, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
-	}
-	db, err := openRead(path)
-	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	if err := checkVersion(ctx, db.read, steps("sqlite")); err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, errors.Join(err, db.Close()))
+		return nil, fmt.Errorf("open database %s: %w", source, err)
 	}
 	return db, nil
 }
 
-func openRead(path string) (*DB, error) {
-	read, err := sql.Open("sqlite", source(path)+"&_pragma=query_only(ON)&_pragma=cache_size(-1000)")
-	if err != nil {
-		return nil, err
-	}
-	// More readers than cores gain nothing: a read waits for no disk in the usual case.
-	readers := max(4, runtime.GOMAXPROCS(0))
-	read.SetMaxOpenConns(readers)
-	read.SetMaxIdleConns(readers)
-	return &DB{read: read, stmts: make(map[string]*sql.Stmt)}, nil
+func isURL(source string) bool {
+	return strings.HasPrefix(source, "postgres://") || strings.HasPrefix(source, "postgresql://")
 }
 
 // Close waits for the changes under way and closes the database.
-func (db *DB) Close() error {
-	if db.writer == nil {
-		return db.read.Close()
-	}
-	db.writer.close()
-	return errors.Join(db.read.Close(), db.writer.pool.Close())
-}
+func (db *DB) Close() error { return db.engine.close() }
 
 // Check tells whether the database answers and can be written.
-func (db *DB) Check(ctx context.Context) error {
-	if db.writer != nil {
-		if failed := db.writer.failed.Load(); failed != nil {
-			return *failed
-		}
-	}
-	var one int
-	return db.queryRow(ctx, "SELECT 1").Scan(&one)
+func (db *DB) Check(ctx context.Context) error { return db.engine.check(ctx) }
+
+// Stats returns what the database is doing.
+func (db *DB) Stats() Stats {
+	s := db.engine.stats()
+	s.Statements = db.statements.Load()
+	return s
 }
 
-// prepared returns the statement of a text, prepared once. The texts are
-// constants of this package, so their number is bounded.
-func (db *DB) prepared(text string) (*sql.Stmt, error) {
-	db.mu.RLock()
-	s := db.stmts[text]
-	db.mu.RUnlock()
-	if s != nil {
-		return s, nil
-	}
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	if s := db.stmts[text]; s != nil {
-		return s, nil
-	}
-	s, err := db.read.Prepare(text)
-	if err != nil {
-		return nil, fmt.Errorf("prepare %q: %w", text, err)
-	}
-	db.stmts[text] = s
-	return s, nil
-}
+// embedded tells whether the database is in this process.
+func (db *DB) embedded() bool { return !db.postgres }
 
-// row is a single row, or the error of asking for it.
+// row is a single row, which is asked for when it is scanned.
 type row struct {
-	row   *sql.Row
-	err   error
-	wrote *bool // set if the statement may have changed rows; nil for a SELECT
+	db   *DB
+	ctx  context.Context
+	text string
+	args []any
 }
 
+// Scan reads the row, or returns ErrNotFound.
 func (r row) Scan(dest ...any) error {
-	if r.err != nil {
-		return r.err
-	}
-	err := r.row.Scan(dest...)
-	if errors.Is(err, sql.ErrNoRows) {
-		return ErrNotFound // and nothing to change
-	}
-	if r.wrote != nil {
-		*r.wrote = true
-	}
-	return err
+	r.db.statements.Add(1)
+	return r.db.engine.queryRow(r.ctx, dest, r.text, r.args)
 }
 
-// queryRow reads at most one row. It does not heed cancellation: watching a
-// context costs the driver a goroutine, which is more than the read itself.
+// queryRow reads at most one row.
 func (db *DB) queryRow(ctx context.Context, text string, args ...any) row {
-	s, err := db.prepared(text)
-	if err != nil {
-		return row{err: err}
-	}
-	return row{row: s.QueryRowContext(context.WithoutCancel(ctx), args...)}
+	return row{db, ctx, text, args}
 }
 
 // query reads rows and calls each for every one of them. No row is held while
 // a caller does network I/O: pages are bounded and collected first.
 func (db *DB) query(ctx context.Context, each func(scan func(...any) error) error, text string, args ...any) error {
-	s, err := db.prepared(text)
-	if err != nil {
-		return err
-	}
-	rows, err := s.QueryContext(context.WithoutCancel(ctx), args...)
-	if err != nil {
-		return err
-	}
-	return eachRow(rows, each)
+	db.statements.Add(1)
+	return db.engine.query(ctx, each, text, args)
 }
 
-func eachRow(rows *sql.Rows, each func(scan func(...any) error) error) error {
+// update makes one change. It returns when the change is durable, or when it failed
+// and has no effect (but see ErrUnavailable). A context that ends before the change's turn comes prevents it.
+// do may run again from the start, so it must set what the caller reads, not add to it.
+func (db *DB) update(ctx context.Context, do func(*tx) error) error {
+	return db.engine.update(ctx, func(t *tx) error {
+		t.db, t.dialect = db, db.dialect
+		return do(t)
+	})
+}
+
+// rows is what the rows of all drivers have in common.
+type rows interface {
+	Next() bool
+	Scan(dest ...any) error
+	Err() error
+	Close() error
+}
+
+func eachRow(rows rows, each func(scan func(...any) error) error) error {
 	defer rows.Close()
 	for rows.Next() {
 		if err := each(rows.Scan); err != nil {
@@ -236,14 +187,17 @@ func eachRow(rows *sql.Rows, each func(scan func(...any) error) error) error {
 	return rows.Err()
 }
 
-// isForeignKey tells whether err says that a foreign key forbids the change.
-func isForeignKey(err error) bool {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY || e.Code() == sqlite3.SQLITE_CONSTRAINT_TRIGGER)
-}
-
-// IsFull tells whether err says that there is no room for the database to grow.
-func IsFull(err error) bool {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	return ok && e.Code()&0xff == sqlite3.SQLITE_FULL
+// oneRow scans the first of the rows, or returns ErrNotFound.
+func oneRow(rows rows, dest []any) error {
+	defer rows.Close()
+	if !rows.Next() {
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		return ErrNotFound
+	}
+	if err := rows.Scan(dest...); err != nil {
+		return err
+	}
+	return rows.Close() // which may tell that the statement failed after the row
 }

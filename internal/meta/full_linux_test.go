@@ -13,7 +13,7 @@ import (
 
 // A full disk is told as such, costs nothing that was acknowledged, and nothing once there is room again.
 // The disk is a small one in memory that only a process of this test sees.
-func TestFullDisk(t *testing.T) {
+func TestSQLiteFullDisk(t *testing.T) {
 	if dir := os.Getenv(childVariable); dir != "" {
 		if err := syscall.Mount("none", dir, "tmpfs", 0, "size=4m"); err != nil {
 			t.Fatal(err)
@@ -23,7 +23,7 @@ func TestFullDisk(t *testing.T) {
 		}
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFullDisk$", "-test.count=1", "-test.v="+fmt.Sprint(testing.Verbose()))
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSQLiteFullDisk$", "-test.count=1", "-test.v="+fmt.Sprint(testing.Verbose()))
 	cmd.Env = append(os.Environ(), childVariable+"="+t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	if uid := os.Getuid(); uid != 0 {
@@ -54,7 +54,7 @@ func fillDisk(t *testing.T, dir string, size int) {
 	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	db, err := Open(t.Context(), path)
+	db, err := Open(t.Context(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func fillDisk(t *testing.T, dir string, size int) {
 	if err := db.Close(); err != nil {
 		t.Error(err)
 	}
-	db, err = Open(t.Context(), path)
+	db, err = Open(t.Context(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

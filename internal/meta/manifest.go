@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -27,20 +28,23 @@ func (db *DB) Manifest(ctx context.Context, r oci.Repository, ref oci.Reference,
 		return v.(*Manifest), nil
 	}
 	version := db.cache.version(r)
-	// A body that fits the cache is read even for who does not ask for it.
-	const columns = `m.digest, m.media_type, m.size, CASE WHEN $3 OR m.size <= 65536 THEN m.body END`
+	const columns = `m.digest, m.media_type, m.size, CASE WHEN m.size <= $3 THEN m.body END`
+	most := int64(cacheMaxBody) // a small body is read even for who does not ask for it: it saves asking again, or fits the cache
+	if body {
+		most = math.MaxInt64
+	}
 	m := new(Manifest)
 	var digest string
 	var row row
 	if ref.IsDigest() {
 		row = db.queryRow(ctx, `SELECT `+columns+` FROM repository r
 			JOIN manifest m ON m.repository_id = r.id AND m.digest = $2
-			WHERE r.name = $1`, string(r), ref.String(), body)
+			WHERE r.name = $1`, string(r), ref.String(), most)
 	} else {
 		row = db.queryRow(ctx, `SELECT `+columns+` FROM repository r
 			JOIN tag t ON t.repository_id = r.id AND t.name = $2
 			JOIN manifest m ON m.id = t.manifest_id
-			WHERE r.name = $1`, string(r), ref.String(), body)
+			WHERE r.name = $1`, string(r), ref.String(), most)
 	}
 	if err := row.Scan(&digest, &m.MediaType, &m.Size, &m.Body); err != nil {
 		return nil, err
@@ -109,7 +113,7 @@ func (e *MissingError) Error() string {
 // or a *MissingError if n says that it is needed.
 func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err error) {
 	err = db.update(ctx, func(t *tx) error {
-		repo, err := t.makeRepository(n.Repository, n.Now)
+		repo, err := t.makeRepository(n.Repository, n.Now, true)
 		if err != nil {
 			return err
 		}
@@ -142,38 +146,58 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 }
 
 func (t *tx) insertManifest(repo int64, n NewManifest) (id int64, absent int, err error) {
-	type link struct {
-		blob         int64
-		unreferenced bool
+	here, err := t.findBlobs(repo, n.Parsed.Blobs)
+	if err != nil {
+		return 0, 0, err
 	}
-	var links []link
-	var later, missing []oci.Digest // of those that are not here: may come later, must be here
+	if t.postgres {
+		var absent []oci.Digest
+		for _, d := range n.Parsed.Blobs {
+			if _, ok := here[d.Digest.String()]; !ok && (!n.NeedBlobs || d.Foreign()) {
+				absent = append(absent, d.Digest)
+			}
+		}
+		if len(absent) > 0 {
+			// Whoever is about to bring one must see that this manifest waits for it.
+			if err := t.lockDigests(repo, absent...); err != nil {
+				return 0, 0, err
+			}
+			if here, err = t.findBlobs(repo, n.Parsed.Blobs); err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+	var blobs, unreferenced []int64
+	var later []string       // blobs that are not here and may come later
+	var missing []oci.Digest // what is not here and must be
 	for _, d := range n.Parsed.Blobs {
-		var l link
-		err := t.queryRow(`SELECT rb.blob_id, rb.unreferenced_since IS NOT NULL FROM blob b
-			JOIN repository_blob rb ON rb.repository_id = $1 AND rb.blob_id = b.id
-			WHERE b.digest = $2`, repo, d.Digest.String()).Scan(&l.blob, &l.unreferenced)
+		l, ok := here[d.Digest.String()]
 		switch {
-		case err == nil:
-			links = append(links, l)
-		case !errors.Is(err, ErrNotFound):
-			return 0, 0, err
+		case ok:
+			blobs = append(blobs, l.blob)
+			if l.unreferenced {
+				unreferenced = append(unreferenced, l.blob)
+			}
 		case n.NeedBlobs && !d.Foreign():
 			missing = append(missing, d.Digest)
 		default:
-			later = append(later, d.Digest)
+			later = append(later, d.Digest.String())
 			if !d.Foreign() {
 				absent++
 			}
 		}
 	}
+	children := make([]string, len(n.Parsed.Manifests))
+	for i, d := range n.Parsed.Manifests {
+		children[i] = d.Digest.String()
+	}
+	known, err := t.findManifests(repo, children)
+	if err != nil {
+		return 0, 0, err
+	}
 	for _, d := range n.Parsed.Manifests {
-		var one int
-		err := t.queryRow(`SELECT 1 FROM manifest WHERE repository_id = $1 AND digest = $2`, repo, d.Digest.String()).Scan(&one)
 		switch {
-		case err == nil:
-		case !errors.Is(err, ErrNotFound):
-			return 0, 0, err
+		case known[d.Digest.String()]:
 		case n.NeedManifests:
 			missing = append(missing, d.Digest)
 		default:
@@ -201,48 +225,97 @@ func (t *tx) insertManifest(repo int64, n NewManifest) (id int64, absent int, er
 	if err := t.queryRow(`INSERT INTO manifest
 		(repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id`,
-		repo, n.Digest.String(), n.Parsed.MediaType, len(n.Body), n.Parsed.ArtifactType,
+		repo, n.Digest.String(), n.Parsed.MediaType, len(n.Body), asText(n.Parsed.ArtifactType),
 		subject, annotations, n.Now.UnixMilli(), n.Body).Scan(&id); err != nil {
 		return 0, 0, err
 	}
-	for _, l := range links {
-		if _, err := t.exec(`INSERT INTO manifest_blob (manifest_id, blob_id, repository_id) VALUES ($1, $2, $3)`, id, l.blob, repo); err != nil {
-			return 0, 0, err
-		}
-		if l.unreferenced {
-			if _, err := t.exec(`UPDATE repository_blob SET unreferenced_since = NULL
-				WHERE repository_id = $1 AND blob_id = $2`, repo, l.blob); err != nil {
-				return 0, 0, err
-			}
-		}
-	}
-	for _, d := range later {
-		if _, err := t.exec(`INSERT INTO manifest_missing_blob (repository_id, digest, manifest_id) VALUES ($1, $2, $3)`, repo, d.String(), id); err != nil {
+	if len(blobs) > 0 {
+		if _, err := t.exec(`INSERT INTO manifest_blob (manifest_id, blob_id, repository_id)
+			SELECT $1, CAST(list.value AS BIGINT), $2 FROM `+t.list("$3"), id, repo, jsonOf(blobs)); err != nil {
 			return 0, 0, err
 		}
 	}
-	for _, d := range n.Parsed.Manifests {
-		if _, err := t.exec(`INSERT INTO manifest_child (manifest_id, digest, repository_id) VALUES ($1, $2, $3)`, id, d.Digest.String(), repo); err != nil {
+	if len(unreferenced) > 0 {
+		if _, err := t.exec(`UPDATE repository_blob SET unreferenced_since = NULL
+			WHERE repository_id = $1 AND blob_id IN (SELECT CAST(list.value AS BIGINT) FROM `+t.list("$2")+`)`, repo, jsonOf(unreferenced)); err != nil {
+			return 0, 0, err
+		}
+	}
+	if len(later) > 0 {
+		if _, err := t.exec(`INSERT INTO manifest_missing_blob (repository_id, digest, manifest_id)
+			SELECT $1, list.value, $2 FROM `+t.list("$3"), repo, id, jsonOf(later)); err != nil {
+			return 0, 0, err
+		}
+	}
+	if len(children) > 0 {
+		if _, err := t.exec(`INSERT INTO manifest_child (manifest_id, digest, repository_id)
+			SELECT $1, list.value, $2 FROM `+t.list("$3"), id, repo, jsonOf(children)); err != nil {
 			return 0, 0, err
 		}
 	}
 	return id, absent, nil
 }
 
+// link is a blob that a repository has.
+type link struct {
+	blob         int64
+	unreferenced bool
+}
+
+// findBlobs returns those of the blobs that the repository has, by digest.
+func (t *tx) findBlobs(repo int64, blobs []oci.Descriptor) (map[string]link, error) {
+	digests := make([]string, len(blobs))
+	for i, d := range blobs {
+		digests[i] = d.Digest.String()
+	}
+	found := make(map[string]link, len(blobs))
+	if len(blobs) == 0 {
+		return found, nil
+	}
+	err := t.query(func(scan func(...any) error) error {
+		var digest string
+		var l link
+		err := scan(&digest, &l.blob, &l.unreferenced)
+		found[digest] = l
+		return err
+	}, `SELECT b.digest, rb.blob_id, rb.unreferenced_since IS NOT NULL
+		FROM `+t.list("$2")+` CROSS JOIN blob b CROSS JOIN repository_blob rb
+		WHERE b.digest = list.value AND rb.repository_id = $1 AND rb.blob_id = b.id`, repo, jsonOf(digests))
+	return found, err
+}
+
+// findManifests tells which of the digests are manifests of the repository.
+func (t *tx) findManifests(repo int64, digests []string) (map[string]bool, error) {
+	found := make(map[string]bool, len(digests))
+	if len(digests) == 0 {
+		return found, nil
+	}
+	err := t.query(func(scan func(...any) error) error {
+		var digest string
+		err := scan(&digest)
+		found[digest] = true
+		return err
+	}, `SELECT m.digest FROM `+t.list("$2")+` CROSS JOIN manifest m
+		WHERE m.repository_id = $1 AND m.digest = list.value`, repo, jsonOf(digests))
+	return found, err
+}
+
 // DeleteManifest deletes a manifest and the tags that point to it, or returns
 // ErrNotFound. The grace period of blobs that nothing else needs begins.
 func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest, origin Origin, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
-		var repo, id int64
-		if err := t.queryRow(`SELECT r.id, m.id FROM repository r
-			JOIN manifest m ON m.repository_id = r.id AND m.digest = $2
-			WHERE r.name = $1`, string(r), d.String()).Scan(&repo, &id); err != nil {
+		repo, err := t.lockRepository(r)
+		if err != nil {
+			return err
+		}
+		var id int64
+		if err := t.queryRow(`SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2`, repo, d.String()).Scan(&id); err != nil {
 			return err
 		}
 		t.touch(r)
 		if _, err := t.exec(`INSERT INTO tag_log (repository_id, repository, tag, old_digest, new_digest, at, actor, method)
 			SELECT repository_id, $2, name, $3, NULL, $4, $5, $6 FROM tag WHERE manifest_id = $1 ORDER BY name`,
-			id, string(r), d.String(), now.UnixMilli(), origin.Actor, origin.Method); err != nil {
+			id, string(r), d.String(), now.UnixMilli(), asText(origin.Actor), origin.Method); err != nil {
 			return err
 		}
 		if _, err := t.exec(`DELETE FROM tag WHERE manifest_id = $1`, id); err != nil {
@@ -258,7 +331,7 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 		if _, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id); err != nil {
 			return err
 		}
-		_, err := t.dropIfEmpty(repo)
+		_, err = t.dropIfEmpty(repo)
 		return err
 	})
 }
@@ -267,6 +340,11 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 type Referrer struct {
 	ID         int64 // orders the referrers of a subject, oldest first
 	Descriptor oci.Descriptor
+}
+
+// asText replaces what PostgreSQL does not take in a text: NUL, and what is not UTF-8.
+func asText(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // errEnough ends the reading of rows.
@@ -304,7 +382,7 @@ func (db *DB) Referrers(ctx context.Context, r oci.Repository, d oci.Digest, art
 	}, `SELECT m.id, m.digest, m.media_type, m.size, m.artifact_type, m.annotations FROM repository r
 		JOIN manifest m ON m.repository_id = r.id AND m.subject = $2 AND m.id > $3
 		WHERE r.name = $1 AND ($4 = '' OR m.artifact_type = $4)
-		ORDER BY m.id LIMIT $5`, string(r), d.String(), after, artifactType, n+1)
+		ORDER BY m.id LIMIT $5`, string(r), d.String(), after, asText(artifactType), n+1)
 	if errors.Is(err, errEnough) {
 		err = nil
 	}

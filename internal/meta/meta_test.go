@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -12,27 +13,41 @@ import (
 	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/test/service"
 )
 
 // childVariable is set where the test binary runs itself as a process of its own.
 const childVariable = "META_TEST_CHILD"
 
+// databaseVariable is set where the test binary runs itself to test another database than SQLite.
+const databaseVariable = "META_TEST_DATABASE"
+
 // newDB opens an empty database. When the test ends, what the package promises must hold in it.
 func newDB(t testing.TB) *DB {
 	t.Helper()
+	switch os.Getenv(databaseVariable) {
+	case "postgres":
+		return openDB(t, service.Postgres(t).URL)
+	case "pgbouncer":
+		return openDB(t, service.PgBouncer(t, service.Postgres(t)))
+	}
 	return openDB(t, filepath.Join(t.TempDir(), "berth.db"))
 }
 
-func openDB(t testing.TB, path string) *DB {
+func openDB(t testing.TB, source string) *DB {
 	t.Helper()
-	db, err := Open(t.Context(), path)
+	db, err := Open(t.Context(), source, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		db.writer.mu.RLock()
-		closed := db.writer.closed
-		db.writer.mu.RUnlock()
+		closed := false
+		if db.embedded() {
+			w := lite(db).writer
+			w.mu.RLock()
+			closed = w.closed
+			w.mu.RUnlock()
+		}
 		if !closed {
 			audit(t, db)
 		}
@@ -42,6 +57,9 @@ func openDB(t testing.TB, path string) *DB {
 	})
 	return db
 }
+
+// lite returns what a SQLite database is made of.
+func lite(db *DB) *embedded { return db.engine.(*embedded) }
 
 // audit fails if any row contradicts the promises of the package.
 func audit(t testing.TB, db *DB) {
@@ -55,8 +73,8 @@ func audit(t testing.TB, db *DB) {
 			AND NOT EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)`,
 		"links that are needed and not marked so": `SELECT COUNT(*) FROM repository_blob rb WHERE unreferenced_since IS NOT NULL
 			AND EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)`,
-		"totals that are wrong": `SELECT COUNT(*) FROM total WHERE (SELECT COUNT(*) FROM total) <> 1
-			OR blobs <> (SELECT COUNT(*) FROM blob) OR bytes <> (SELECT COALESCE(SUM(size), 0) FROM blob)`,
+		"totals that are wrong": `SELECT COUNT(*) FROM (SELECT SUM(blobs) AS blobs, SUM(bytes) AS bytes FROM total) AS sum
+			WHERE blobs IS DISTINCT FROM (SELECT COUNT(*) FROM blob) OR bytes IS DISTINCT FROM (SELECT COALESCE(SUM(size), 0) FROM blob)`,
 		"blobs without a repository":        `SELECT COUNT(*) FROM blob WHERE id NOT IN (SELECT blob_id FROM repository_blob)`,
 		"blobs whose bytes are doomed":      `SELECT COUNT(*) FROM blob JOIN doomed_object USING (storage_key)`,
 		"uploads whose bytes are doomed":    `SELECT COUNT(*) FROM upload JOIN doomed_object USING (storage_key)`,
@@ -71,9 +89,9 @@ func audit(t testing.TB, db *DB) {
 		"repositories that hold nothing": `SELECT COUNT(*) FROM repository WHERE id NOT IN (SELECT repository_id FROM repository_blob)
 			AND id NOT IN (SELECT repository_id FROM manifest)`,
 		"repositories that are listed wrongly": `SELECT COUNT(*) FROM repository
-			WHERE listed <> (SELECT COUNT(*) > 0 FROM manifest WHERE repository_id = repository.id)`,
+			WHERE listed <> CASE WHEN EXISTS (SELECT 1 FROM manifest WHERE repository_id = repository.id) THEN 1 ELSE 0 END`,
 		"tags whose last move in the log is not what they are": `SELECT COUNT(*) FROM tag t JOIN manifest m ON m.id = t.manifest_id
-			WHERE m.digest IS NOT (SELECT new_digest FROM tag_log l WHERE l.repository_id = t.repository_id AND l.tag = t.name ORDER BY id DESC LIMIT 1)`,
+			WHERE m.digest IS DISTINCT FROM (SELECT new_digest FROM tag_log l WHERE l.repository_id = t.repository_id AND l.tag = t.name ORDER BY id DESC LIMIT 1)`,
 		"tags in the log that are not there": `SELECT COUNT(*) FROM tag_log l WHERE new_digest IS NOT NULL
 			AND id = (SELECT MAX(id) FROM tag_log o WHERE o.repository_id = l.repository_id AND o.tag = l.tag)
 			AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.repository_id = l.repository_id AND t.name = l.tag)`,

@@ -54,7 +54,7 @@ func versions(t *testing.T, db *sql.DB) (n, highest int) {
 	return n, highest
 }
 
-func TestOpenIsIdempotent(t *testing.T) {
+func TestSQLiteOpenIsIdempotent(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "berth.db")
 	names, err := migrationNames(steps("sqlite"))
 	if err != nil || len(names) == 0 {
@@ -84,7 +84,7 @@ func TestOpenIsIdempotent(t *testing.T) {
 }
 
 // Settings of a connection on which the promises of the package rest.
-func TestConnectionSettings(t *testing.T) {
+func TestSQLiteConnectionSettings(t *testing.T) {
 	db := newDB(t)
 	for pragma, want := range map[string]string{
 		"foreign_keys": "1", "journal_mode": "wal", "synchronous": "1", "busy_timeout": "10000",
@@ -105,7 +105,7 @@ func TestConnectionSettings(t *testing.T) {
 	}
 }
 
-func TestOpenRefusesNewerSchema(t *testing.T) {
+func TestSQLiteOpenRefusesNewerSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "berth.db")
 	if err := openDB(t, path).Close(); err != nil {
 		t.Fatal(err)
@@ -116,8 +116,8 @@ func TestOpenRefusesNewerSchema(t *testing.T) {
 	}
 	before := schema(t, db)
 	for name, open := range map[string]func() (*DB, error){
-		"Open":         func() (*DB, error) { return Open(t.Context(), path) },
-		"OpenReadOnly": func() (*DB, error) { return OpenReadOnly(t.Context(), path) },
+		"Open":         func() (*DB, error) { return Open(t.Context(), path, Options{}) },
+		"OpenReadOnly": func() (*DB, error) { return OpenReadOnly(t.Context(), path, Options{}) },
 	} {
 		_, err := open()
 		if err == nil {
@@ -136,7 +136,7 @@ func TestOpenRefusesNewerSchema(t *testing.T) {
 
 func migration(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
 
-func TestMigrateForward(t *testing.T) {
+func TestSQLiteMigrateForward(t *testing.T) {
 	db := raw(t, filepath.Join(t.TempDir(), "berth.db"))
 	files := fstest.MapFS{
 		"0001_one.sql": migration(`CREATE TABLE one (a INTEGER); INSERT INTO one VALUES (1);`),
@@ -198,13 +198,13 @@ func TestMigrateForward(t *testing.T) {
 }
 
 // The first start fails in the middle: nothing is left, and the next one begins anew.
-func TestFirstMigrationFails(t *testing.T) {
+func TestSQLiteFirstMigrationFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "berth.db")
 	db := raw(t, path)
 	if _, err := db.Exec(`CREATE TABLE tag_log (stranger TEXT)`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(t.Context(), path); err == nil || !strings.Contains(err.Error(), "tag_log") || !strings.Contains(err.Error(), path) {
+	if _, err := Open(t.Context(), path, Options{}); err == nil || !strings.Contains(err.Error(), "tag_log") || !strings.Contains(err.Error(), path) {
 		t.Fatalf("error is %v", err)
 	}
 	if left := schema(t, db); len(left) != 1 {
@@ -216,18 +216,18 @@ func TestFirstMigrationFails(t *testing.T) {
 	openDB(t, path)
 }
 
-func TestOpenFails(t *testing.T) {
+func TestSQLiteOpenFails(t *testing.T) {
 	dir := t.TempDir()
 	garbage := filepath.Join(dir, "garbage")
 	if err := os.WriteFile(garbage, []byte(strings.Repeat("no database ", 1000)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, path := range map[string]string{"no folder": filepath.Join(dir, "a", "b"), "no database": garbage, "a folder": dir} {
-		if _, err := Open(t.Context(), path); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := Open(t.Context(), path, Options{}); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := OpenReadOnly(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := OpenReadOnly(t.Context(), filepath.Join(dir, "none"), Options{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("OpenReadOnly of nothing: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
@@ -236,14 +236,14 @@ func TestOpenFails(t *testing.T) {
 }
 
 // A path may hold what means something in a URI.
-func TestOpenOddPath(t *testing.T) {
+func TestSQLiteOpenOddPath(t *testing.T) {
 	for _, name := range []string{"with space", "100%", "a%20b", "what?", "a#b", "a?_pragma=foreign_keys(OFF)&b", "é", "a:b", "a;b"} {
 		dir := filepath.Join(t.TempDir(), name)
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		path := filepath.Join(dir, name+".db")
-		db, err := Open(t.Context(), path)
+		db, err := Open(t.Context(), path, Options{})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -265,11 +265,11 @@ func TestOpenOddPath(t *testing.T) {
 	}
 }
 
-func TestReadOnly(t *testing.T) {
+func TestSQLiteReadOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "berth.db")
 	db := openDB(t, path)
 	first := image(t, db, "a", 1, "t")
-	reader, err := OpenReadOnly(t.Context(), path)
+	reader, err := OpenReadOnly(t.Context(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +292,7 @@ func TestReadOnly(t *testing.T) {
 }
 
 // A database that the first schema has filled lists, after an upgrade, the repositories that it listed before.
-func TestUpgradeLists(t *testing.T) {
+func TestSQLiteUpgradeLists(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "berth.db")
 	first := fstest.MapFS{}
 	text, err := fs.ReadFile(steps("sqlite"), "0001_registry.sql")

@@ -335,7 +335,7 @@ func TestUploadsEndOnce(t *testing.T) {
 					_, err = db.ExpireUploads(t.Context(), time.Now().Add(time.Hour), 10, time.Now())
 				case 3:
 					next := u
-					next.Size = 2
+					next.Saved, next.Size = u.Size, 2
 					err = db.SaveUpload(t.Context(), &next, false)
 				}
 				if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCancelled) {

@@ -29,15 +29,33 @@ func (db *DB) repositoryID(ctx context.Context, r oci.Repository) (int64, error)
 // Repositories returns up to n names after the given one, in ASCII order, of
 // repositories that hold a manifest.
 func (db *DB) Repositories(ctx context.Context, after string, n int) ([]string, error) {
-	return db.page(ctx, `SELECT name FROM repository WHERE listed = 1 AND name > $1 ORDER BY name LIMIT $2`, after, n)
+	return db.page(ctx, `SELECT name FROM repository WHERE listed = 1 AND name > $1 ORDER BY name LIMIT $2`, asName(after), n)
 }
 
 // SearchRepositories returns up to n names of repositories that hold a manifest
 // and whose name contains term, whatever its case, in ASCII order after the given name.
 func (db *DB) SearchRepositories(ctx context.Context, term, after string, n int) ([]string, error) {
-	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(strings.ToLower(term)) + "%"
+	term = strings.ToLower(term)
+	if asName(term) != term {
+		return []string{}, nil // no name has such characters
+	}
+	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
 	return db.page(ctx, `SELECT name FROM repository WHERE listed = 1 AND name > $1 AND name LIKE $2 ESCAPE '\'
-		ORDER BY name LIMIT $3`, after, pattern, n)
+		ORDER BY name LIMIT $3`, asName(after), pattern, n)
+}
+
+// asName returns a text that the names of repositories and tags, which are ASCII, sort after exactly if they sort after s.
+// PostgreSQL takes neither NUL nor what is not UTF-8.
+func asName(s string) string {
+	for i := range len(s) {
+		switch {
+		case s[i] == 0:
+			return s[:i]
+		case s[i] > '~':
+			return s[:i] + "\x7f"
+		}
+	}
+	return s
 }
 
 // page collects the column called name of a query. The names, which have no comma, come as
@@ -76,9 +94,13 @@ func (t *tx) repositoryID(r oci.Repository) (int64, error) {
 	return id, err
 }
 
-// makeRepository finds a repository's row or makes it.
-func (t *tx) makeRepository(r oci.Repository, now time.Time) (int64, error) {
-	id, err := t.repositoryID(r)
+// makeRepository finds a repository's row or makes it, and locks it if the caller wants to change manifests or tags.
+func (t *tx) makeRepository(r oci.Repository, now time.Time, lock bool) (int64, error) {
+	find := t.repositoryID
+	if lock {
+		find = t.lockRepository
+	}
+	id, err := find(r)
 	if !errors.Is(err, ErrNotFound) {
 		return id, err
 	}
@@ -86,10 +108,15 @@ func (t *tx) makeRepository(r oci.Repository, now time.Time) (int64, error) {
 		ON CONFLICT (name) DO NOTHING`, string(r), now.UnixMilli()); err != nil {
 		return 0, err
 	}
-	return t.repositoryID(r)
+	id, err = find(r)
+	if errors.Is(err, ErrNotFound) {
+		return 0, errAgain // another one made it and dropped it
+	}
+	return id, err
 }
 
-// dropIfEmpty deletes a repository that holds nothing any more and returns how many it were.
+// dropIfEmpty deletes a repository that holds nothing any more and returns how many it were. The caller has the lock
+// on the repository, so that of two who take away the last things one sees that nothing is left.
 func (t *tx) dropIfEmpty(repo int64) (int64, error) {
 	return t.exec(`DELETE FROM repository WHERE id = $1
 		AND NOT EXISTS (SELECT 1 FROM repository_blob WHERE repository_id = $1)

@@ -15,7 +15,7 @@ func (db *DB) Tags(ctx context.Context, r oci.Repository, after string, n int) (
 	if err != nil {
 		return nil, err
 	}
-	return db.page(ctx, `SELECT name FROM tag WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3`, repo, after, n)
+	return db.page(ctx, `SELECT name FROM tag WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3`, repo, asName(after), n)
 }
 
 // setTag points a tag to a manifest and logs it. Nothing happens, and nothing is
@@ -58,12 +58,13 @@ func (t *tx) tagDigest(repo int64, tag oci.Tag) (oci.Digest, error) {
 // DeleteTag deletes a tag, not its manifest, or returns ErrNotFound.
 func (db *DB) DeleteTag(ctx context.Context, r oci.Repository, tag oci.Tag, o Origin, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
-		var repo int64
+		repo, err := t.lockRepository(r)
+		if err != nil {
+			return err
+		}
 		var old string
-		if err := t.queryRow(`SELECT r.id, m.digest FROM repository r
-			JOIN tag t ON t.repository_id = r.id AND t.name = $2
-			JOIN manifest m ON m.id = t.manifest_id
-			WHERE r.name = $1`, string(r), string(tag)).Scan(&repo, &old); err != nil {
+		if err := t.queryRow(`SELECT m.digest FROM tag t JOIN manifest m ON m.id = t.manifest_id
+			WHERE t.repository_id = $1 AND t.name = $2`, repo, string(tag)).Scan(&old); err != nil {
 			return err
 		}
 		t.touch(r)
@@ -77,7 +78,7 @@ func (db *DB) DeleteTag(ctx context.Context, r oci.Repository, tag oci.Tag, o Or
 func (t *tx) logTag(repo int64, r oci.Repository, tag oci.Tag, old, new *string, o Origin, now time.Time) error {
 	_, err := t.exec(`INSERT INTO tag_log (repository_id, repository, tag, old_digest, new_digest, at, actor, method)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		repo, string(r), string(tag), old, new, now.UnixMilli(), o.Actor, o.Method)
+		repo, string(r), string(tag), old, new, now.UnixMilli(), asText(o.Actor), o.Method)
 	return err
 }
 

@@ -18,6 +18,10 @@ type Upload struct {
 	HashState  []byte // of the running hash after Size bytes
 	StoreState []byte // what else the blob store needs
 	Updated    time.Time
+
+	// Saved is the Size that the row has, as far as the caller knows: the one that Upload returned, or that
+	// the caller saved last. If it has another one, somebody else goes on with the session.
+	Saved int64
 }
 
 // ErrCancelled: the upload session was cancelled or has ended.
@@ -38,21 +42,25 @@ func (db *DB) Upload(ctx context.Context, r oci.Repository, id string) (*Upload,
 		return nil, ErrCancelled
 	}
 	u.Key = *key
+	u.Saved = u.Size
 	u.Updated = time.UnixMilli(updated)
 	return u, nil
 }
 
 // SaveUpload stores how far a session has come. With first, the session must not have a
-// row yet; else it must. ErrCancelled says that it was cancelled or expired meanwhile.
+// row yet; else it must, and have the size u.Saved. ErrCancelled says that it was cancelled, has expired
+// or went on elsewhere meanwhile.
 func (db *DB) SaveUpload(ctx context.Context, u *Upload, first bool) error {
 	return db.update(ctx, func(t *tx) error {
 		text := `UPDATE upload SET size = $4, hash_state = $6, store_state = $7, updated_at = $8
-			WHERE id = $1 AND repository = $2 AND storage_key = $3 AND algorithm = $5`
+			WHERE id = $1 AND repository = $2 AND storage_key = $3 AND algorithm = $5 AND size = $9`
+		args := []any{u.ID, string(u.Repository), u.Key, u.Size, string(u.Algorithm), u.HashState, u.StoreState, u.Updated.UnixMilli(), u.Saved}
 		if first {
 			text = `INSERT INTO upload (id, repository, storage_key, size, algorithm, hash_state, store_state, updated_at, created_at)
 				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8) ON CONFLICT DO NOTHING`
+			args = args[:8]
 		}
-		n, err := t.exec(text, u.ID, string(u.Repository), u.Key, u.Size, string(u.Algorithm), u.HashState, u.StoreState, u.Updated.UnixMilli())
+		n, err := t.exec(text, args...)
 		if err == nil && n == 0 {
 			err = ErrCancelled
 		}
@@ -65,7 +73,7 @@ func (db *DB) SaveUpload(ctx context.Context, u *Upload, first bool) error {
 func (db *DB) CancelUpload(ctx context.Context, r oci.Repository, id string, alg oci.Algorithm, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
 		var key *string
-		err := t.queryRow(`SELECT storage_key FROM upload WHERE id = $1 AND repository = $2`, id, string(r)).Scan(&key)
+		err := t.queryRow(`SELECT storage_key FROM upload WHERE id = $1 AND repository = $2`+t.locking("FOR UPDATE"), id, string(r)).Scan(&key)
 		switch {
 		case errors.Is(err, ErrNotFound):
 			_, err := t.exec(`INSERT INTO upload (id, repository, storage_key, size, algorithm, created_at, updated_at)

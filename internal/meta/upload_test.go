@@ -21,6 +21,7 @@ func TestUpload(t *testing.T) {
 	wantErr(t, db.SaveUpload(t.Context(), &u, false), ErrCancelled) // it must be there
 	save(t, db, u, true)
 	wantErr(t, db.SaveUpload(t.Context(), &u, true), ErrCancelled) // it must not
+	u.Saved = u.Size
 	check := func(want Upload) {
 		t.Helper()
 		if got, err := db.Upload(t.Context(), "a", "u"); err != nil || !reflect.DeepEqual(*got, want) {
@@ -30,11 +31,14 @@ func TestUpload(t *testing.T) {
 	check(u)
 	u.Size, u.HashState, u.StoreState, u.Updated = 9<<40, []byte{2}, nil, at(2)
 	save(t, db, u, false)
+	wantErr(t, db.SaveUpload(t.Context(), &u, false), ErrCancelled) // it has gone on from there
+	u.Saved = u.Size
 	check(u)
 	for _, wrong := range []Upload{
 		{ID: "u", Repository: "b", Key: "k", Algorithm: oci.SHA512}, {ID: "u", Repository: "a", Key: "l", Algorithm: oci.SHA512},
 		{ID: "u", Repository: "a", Key: "k", Algorithm: oci.SHA256}, {ID: "v", Repository: "a", Key: "k", Algorithm: oci.SHA512},
 	} {
+		wrong.Saved = u.Saved
 		wantErr(t, db.SaveUpload(t.Context(), &wrong, false), ErrCancelled)
 	}
 	other := u

@@ -7,22 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-
-	"github.com/berthregistry/berth/internal/oci"
 )
 
 // maxGroup bounds how many changes share one transaction, so that none waits long.
 const maxGroup = 128
 
-var (
-	errClosed   = errors.New("the database is closed")
-	errReadOnly = errors.New("the database is open for reading only")
-)
+var errClosed = errors.New("the database is closed")
 
 // writer runs changes one after the other on the only connection that writes.
 //
@@ -63,13 +57,6 @@ type change struct {
 	done chan struct{}
 }
 
-// tx is what a change sees of the transaction.
-type tx struct {
-	w       *writer
-	touched []oci.Repository
-	wrote   bool // rows may have changed
-}
-
 func newWriter(pool *sql.DB, conn *sql.Conn, log syncer, c *cache) *writer {
 	w := &writer{
 		pool:      pool,
@@ -96,14 +83,8 @@ func (w *writer) close() {
 	<-w.done
 }
 
-// update makes one change. It returns when the change is durable, or when it failed
-// and has no effect. A context that ends before the change's turn comes prevents it.
-// do may run again from the start, so it must set what the caller reads, not add to it.
-func (db *DB) update(ctx context.Context, do func(*tx) error) error {
-	w := db.writer
-	if w == nil {
-		return errReadOnly
-	}
+// update makes one change, see DB.update.
+func (w *writer) update(ctx context.Context, do func(*tx) error) error {
 	c := &change{ctx: ctx, do: do, done: make(chan struct{})}
 	w.mu.RLock()
 	if w.closed {
@@ -198,14 +179,14 @@ func (w *writer) commit(group []*change) {
 // one that failed: without savepoints because that one had written something, with them because SQLite rolls
 // back all of a transaction when the disk is full or fails.
 func (w *writer) attempt(group []*change, guarded bool) bool {
-	if err := w.exec("BEGIN IMMEDIATE"); err != nil {
+	if err := w.control("BEGIN IMMEDIATE"); err != nil {
 		fail(group, fmt.Errorf("begin: %w", err))
 		return true
 	}
 	effective := false
 	for _, c := range group {
 		if !w.apply(c, guarded) {
-			w.exec("ROLLBACK") // fails if SQLite has rolled back by itself
+			w.control("ROLLBACK") // fails if SQLite has rolled back by itself
 			return false
 		}
 		effective = effective || c.err == nil
@@ -214,9 +195,9 @@ func (w *writer) attempt(group []*change, guarded bool) bool {
 	if !effective {
 		end = "ROLLBACK"
 	}
-	if err := w.exec(end); err != nil {
+	if err := w.control(end); err != nil {
 		fail(group, fmt.Errorf("%s: %w", strings.ToLower(end), err))
-		w.exec("ROLLBACK") // fails when the commit has rolled back by itself
+		w.control("ROLLBACK") // fails when the commit has rolled back by itself
 	}
 	w.invalidate(group) // what was read before the commit ended is not believed after it
 	return true
@@ -231,7 +212,7 @@ func fail(group []*change, err error) {
 
 // apply runs one change. It returns false if the transaction is lost with it.
 func (w *writer) apply(c *change, guarded bool) bool {
-	c.tx = tx{w: w}
+	c.tx = tx{on: w, dialect: sqliteDialect}
 	if c.err = c.ctx.Err(); c.err != nil {
 		return true
 	}
@@ -239,28 +220,18 @@ func (w *writer) apply(c *change, guarded bool) bool {
 		c.err = call(c.do, &c.tx)
 		return c.err == nil || !c.tx.wrote
 	}
-	if c.err = w.exec("SAVEPOINT change"); c.err != nil {
+	if c.err = w.control("SAVEPOINT change"); c.err != nil {
 		return true
 	}
 	c.err = call(c.do, &c.tx)
-	if c.err != nil && w.exec("ROLLBACK TO change") != nil {
+	if c.err != nil && w.control("ROLLBACK TO change") != nil {
 		return false
 	}
-	if err := w.exec("RELEASE change"); err != nil {
+	if err := w.control("RELEASE change"); err != nil {
 		c.err = errors.Join(c.err, err)
 		return false
 	}
 	return true
-}
-
-// call turns a panic of a change into an error: the others of its group go on.
-func call(do func(*tx) error, t *tx) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in a change: %v\n%s", p, debug.Stack())
-		}
-	}()
-	return do(t)
 }
 
 func (w *writer) invalidate(group []*change) {
@@ -271,7 +242,8 @@ func (w *writer) invalidate(group []*change) {
 	}
 }
 
-func (w *writer) exec(text string) error {
+// control runs a statement that begins or ends a transaction or a part of one.
+func (w *writer) control(text string) error {
 	s, err := w.prepared(text)
 	if err != nil {
 		return err
@@ -292,45 +264,22 @@ func (w *writer) prepared(text string) (*sql.Stmt, error) {
 	return s, nil
 }
 
-// touch tells that the change affects what is read of a repository.
-func (t *tx) touch(r oci.Repository) { t.touched = append(t.touched, r) }
-
-// exec runs a statement and returns how many rows it changed.
-func (t *tx) exec(text string, args ...any) (int64, error) {
-	s, err := t.w.prepared(text)
+func (w *writer) exec(text string, args []any) (int64, error) {
+	s, err := w.prepared(text)
 	if err != nil {
 		return 0, err
 	}
 	res, err := s.ExecContext(context.Background(), args...)
 	if err != nil {
-		t.wrote = true // maybe
 		return 0, err
 	}
-	n, err := res.RowsAffected()
-	t.wrote = t.wrote || n > 0 || err != nil
-	return n, err
+	return res.RowsAffected()
 }
 
-func (t *tx) queryRow(text string, args ...any) row {
-	s, err := t.w.prepared(text)
+func (w *writer) query(text string, args []any) (rows, error) {
+	s, err := w.prepared(text)
 	if err != nil {
-		return row{err: err}
+		return nil, err
 	}
-	r := row{row: s.QueryRowContext(context.Background(), args...)}
-	if !strings.HasPrefix(text, "SELECT") {
-		r.wrote = &t.wrote
-	}
-	return r
-}
-
-func (t *tx) query(each func(scan func(...any) error) error, text string, args ...any) error {
-	s, err := t.w.prepared(text)
-	if err != nil {
-		return err
-	}
-	rows, err := s.QueryContext(context.Background(), args...)
-	if err != nil {
-		return err
-	}
-	return eachRow(rows, each)
+	return s.QueryContext(context.Background(), args...)
 }

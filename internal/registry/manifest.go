@@ -128,7 +128,7 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 	}
 	// The database may be on the disk whose reserve is kept.
 	if err := g.store.Room(ctx, int64(len(p.Body))); err != nil {
-		return Pushed{}, fmt.Errorf("put manifest %s@%s: %w", p.Repository, digest, refine(err))
+		return Pushed{}, fmt.Errorf("put manifest %s@%s: %w", p.Repository, digest, err)
 	}
 	sparse := g.opts.Sparse(p.Repository)
 	absent, err := g.db.PutManifest(ctx, meta.NewManifest{
@@ -152,7 +152,7 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 			WithStatus(http.StatusPreconditionFailed)
 	}
 	if err != nil {
-		return Pushed{}, fmt.Errorf("put manifest %s@%s: %w", p.Repository, digest, refine(err))
+		return Pushed{}, fmt.Errorf("put manifest %s@%s: %w", p.Repository, digest, err)
 	}
 	pushed := Pushed{Digest: digest, Absent: absent}
 	if parsed.Subject != nil {
@@ -178,7 +178,7 @@ func (g *Registry) DeleteManifest(ctx context.Context, r oci.Repository, ref oci
 		return g.manifestUnknown(ctx, r, ref)
 	}
 	if err != nil {
-		return fmt.Errorf("delete %s %s: %w", r, ref, refine(err))
+		return fmt.Errorf("delete %s %s: %w", r, ref, err)
 	}
 	return nil
 }

@@ -2,7 +2,8 @@
 //
 // What holds true: content is acknowledged only when it is verified and durable, bytes
 // in the blob store first, then one transaction in meta; bytes of a manifest are never
-// altered; every failure that a client caused is an *oci.Error that says what to do.
+// altered; every failure that a client caused is an *oci.Error that says what to do, and Explain
+// tells what a client should hear of the others.
 // Changes to repositories, tags and manifests go through here only, the collector's deletes aside.
 package registry
 
@@ -43,6 +44,8 @@ type Options struct {
 	Grace time.Duration
 	// UploadExpiry is how long an upload session lives without being used.
 	UploadExpiry time.Duration
+	// ReadOnly promises that nothing will be pushed or deleted. The database may be open for reading only.
+	ReadOnly bool
 }
 
 // Registry serves one registry's content. It may be used concurrently.
@@ -64,11 +67,13 @@ const rememberEnded = 4096
 
 // New returns the registry over db and store.
 func New(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (*Registry, error) {
-	fresh := make([]byte, 32)
-	rand.Read(fresh)
-	key, err := db.SettingOr(ctx, "upload_key", fresh)
-	if err != nil {
-		return nil, fmt.Errorf("read the key of upload sessions: %w", err)
+	key := make([]byte, 32)
+	rand.Read(key)
+	if !opts.ReadOnly {
+		var err error
+		if key, err = db.SettingOr(ctx, "upload_key", key); err != nil {
+			return nil, fmt.Errorf("read the key of upload sessions: %w", err)
+		}
 	}
 	ended, err := lru.New[string, struct{}](rememberEnded)
 	if err != nil {
@@ -77,16 +82,18 @@ func New(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (*Reg
 	return &Registry{db: db, store: store, opts: opts, key: key, active: make(map[string]*receiving), ended: ended}, nil
 }
 
-// noSpace is how a full disk is told: pushes get it while pulls go on.
-var noSpace = oci.Errorf(oci.CodeUnknown, "the registry's storage is full: nothing can be pushed until the operator makes room; pulls go on").
-	WithStatus(http.StatusInsufficientStorage)
-
-// refine turns failures that the client should hear of into an *oci.Error.
-func refine(err error) error {
-	if errors.Is(err, blob.ErrNoSpace) || meta.IsFull(err) {
-		return noSpace
+// Explain tells a client what it should hear of a failure of the storage, or nil if that is nothing.
+func Explain(err error) *oci.Error {
+	switch {
+	case errors.Is(err, blob.ErrNoSpace) || meta.IsFull(err):
+		return oci.Errorf(oci.CodeUnknown, "the registry's storage is full: nothing can be pushed until the operator makes room; pulls go on").
+			WithStatus(http.StatusInsufficientStorage)
+	case errors.Is(err, meta.ErrUnavailable):
+		return oci.Errorf(oci.CodeUnknown, "the registry cannot reach its database at this moment: try again").WithStatus(http.StatusServiceUnavailable)
+	case errors.Is(err, blob.ErrUnavailable):
+		return oci.Errorf(oci.CodeUnknown, "the registry cannot reach its storage at this moment: try again").WithStatus(http.StatusServiceUnavailable)
 	}
-	return err
+	return nil
 }
 
 var errDeleteOff = oci.Errorf(oci.CodeUnsupported, "deleting is switched off on this registry")
@@ -122,13 +129,13 @@ func (g *Registry) CheckBlob(ctx context.Context, r oci.Repository, d oci.Digest
 		return nil, blobUnknown(r, d)
 	}
 	// Asking seldom writes: the collector waits a quarter of the grace period longer.
-	if !b.UnreferencedSince.IsZero() && time.Since(b.UnreferencedSince) > g.opts.Grace/4 {
+	if !g.opts.ReadOnly && !b.UnreferencedSince.IsZero() && time.Since(b.UnreferencedSince) > g.opts.Grace/4 {
 		err := g.db.TouchBlob(ctx, r, d, time.Now())
 		if errors.Is(err, meta.ErrNotFound) {
 			return nil, blobUnknown(r, d)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("touch blob %s@%s: %w", r, d, refine(err))
+			return nil, fmt.Errorf("touch blob %s@%s: %w", r, d, err)
 		}
 	}
 	return b, nil
@@ -153,6 +160,20 @@ func (g *Registry) OpenBlob(ctx context.Context, r oci.Repository, b *meta.Blob)
 	return rd, nil
 }
 
+// BlobURL returns an address from which a client can GET a blob's bytes for the time given, or "" if the
+// store has none.
+func (g *Registry) BlobURL(ctx context.Context, b *meta.Blob, expire time.Duration) (string, error) {
+	store, ok := g.store.(blob.Redirector)
+	if !ok {
+		return "", nil
+	}
+	url, err := store.URL(ctx, b.Key, expire)
+	if err != nil {
+		return "", fmt.Errorf("sign the address of blob %s: %w", b.Digest, err)
+	}
+	return url, nil
+}
+
 // DeleteBlob takes a blob from a repository (spec.md#deleting-blobs).
 func (g *Registry) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest) error {
 	if !g.opts.Delete {
@@ -165,7 +186,7 @@ func (g *Registry) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Diges
 	case errors.Is(err, meta.ErrReferenced):
 		return oci.Errorf(oci.CodeUnsupported, "blob %s is needed by a manifest of %s: delete the manifest first", d, r)
 	case err != nil:
-		return fmt.Errorf("delete blob %s@%s: %w", r, d, refine(err))
+		return fmt.Errorf("delete blob %s@%s: %w", r, d, err)
 	}
 	return nil
 }
@@ -178,7 +199,7 @@ func (g *Registry) MountBlob(ctx context.Context, into, from oci.Repository, d o
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("mount %s@%s: %w", into, d, refine(err))
+		return false, fmt.Errorf("mount %s@%s: %w", into, d, err)
 	}
 	return true, nil
 }

@@ -126,7 +126,7 @@ func (g *Registry) CancelUpload(ctx context.Context, s Session) error {
 		return uploadUnknown(s)
 	}
 	if err != nil {
-		return fmt.Errorf("cancel upload %s: %w", s.ID, refine(err))
+		return fmt.Errorf("cancel upload %s: %w", s.ID, err)
 	}
 	return nil
 }
@@ -243,7 +243,7 @@ func (g *Registry) open(ctx context.Context, s Session, row *meta.Upload, body B
 	if row == nil {
 		w, err := g.store.Create(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("begin a blob of %s: %w", s.Repository, refine(err))
+			return nil, fmt.Errorf("begin a blob of %s: %w", s.Repository, err)
 		}
 		in.Upload = blob.NewUpload(w, s.Algorithm)
 		return in, nil
@@ -255,7 +255,7 @@ func (g *Registry) open(ctx context.Context, s Session, row *meta.Upload, body B
 		if err := g.db.SaveUpload(ctx, row, false); errors.Is(err, meta.ErrCancelled) {
 			return nil, uploadUnknown(s)
 		} else if err != nil {
-			return nil, fmt.Errorf("touch upload %s: %w", s.ID, refine(err))
+			return nil, fmt.Errorf("touch upload %s: %w", s.ID, err)
 		}
 	}
 	w, err := g.store.Resume(ctx, blob.State{Key: row.Key, Size: row.Size, Data: row.StoreState})
@@ -263,7 +263,7 @@ func (g *Registry) open(ctx context.Context, s Session, row *meta.Upload, body B
 		return nil, uploadUnknown(s)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("resume upload %s: %w", s.ID, refine(err))
+		return nil, fmt.Errorf("resume upload %s: %w", s.ID, err)
 	}
 	in.Upload, err = blob.ResumeUpload(w, row.Algorithm, row.HashState)
 	if err != nil {
@@ -285,6 +285,9 @@ func (in *incoming) save(ctx context.Context, state blob.State, hash []byte) err
 		StoreState: state.Data,
 		Updated:    time.Now(),
 	}
+	if in.row != nil {
+		row.Saved = in.row.Size
+	}
 	err := in.g.db.SaveUpload(context.WithoutCancel(ctx), row, in.row == nil)
 	if errors.Is(err, meta.ErrCancelled) {
 		if in.row == nil {
@@ -293,7 +296,7 @@ func (in *incoming) save(ctx context.Context, state blob.State, hash []byte) err
 		return uploadUnknown(in.session)
 	}
 	if err != nil {
-		return fmt.Errorf("save upload %s: %w", in.session.ID, refine(err))
+		return fmt.Errorf("save upload %s: %w", in.session.ID, err)
 	}
 	in.row = row
 	return nil
@@ -317,7 +320,7 @@ func (in *incoming) receive(ctx context.Context, body Body) error {
 		}
 	}
 	if !ok {
-		return fmt.Errorf("receive upload %s: %w", in.session.ID, refine(err))
+		return fmt.Errorf("receive upload %s: %w", in.session.ID, err)
 	}
 	return &BodyError{broken.Err}
 }
@@ -327,7 +330,7 @@ func (in *incoming) suspend(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx) // a client that left may come back
 	state, hash, err := in.Suspend(ctx)
 	if err != nil {
-		return fmt.Errorf("suspend upload %s: %w", in.session.ID, refine(err))
+		return fmt.Errorf("suspend upload %s: %w", in.session.ID, err)
 	}
 	return in.save(ctx, state, hash)
 }
@@ -347,7 +350,7 @@ func (in *incoming) finish(ctx context.Context, d oci.Digest) error {
 	key, size := in.Key(), in.Size()
 	if err := in.Commit(ctx); err != nil {
 		in.discard(ctx)
-		return fmt.Errorf("commit blob %s@%s: %w", s.Repository, d, refine(err))
+		return fmt.Errorf("commit blob %s@%s: %w", s.Repository, d, err)
 	}
 	if d.Algorithm() != in.session.Algorithm {
 		// The session was begun for another algorithm than its end names.
@@ -380,12 +383,15 @@ func (in *incoming) finish(ctx context.Context, d oci.Digest) error {
 		err = g.db.CommitBlob(ctx, n)
 	}
 	if errors.Is(err, meta.ErrNotFound) {
+		if g.stored(ctx, s.Repository, d) {
+			return nil // the client has asked again, and another node was faster
+		}
 		return uploadUnknown(s)
 	}
 	if err != nil {
 		// Whether the row is there is not known after a failed commit, so the bytes stay;
 		// if it is not, the collector sweeps them.
-		return fmt.Errorf("commit blob %s@%s: %w", s.Repository, d, refine(err))
+		return fmt.Errorf("commit blob %s@%s: %w", s.Repository, d, err)
 	}
 	return nil
 }

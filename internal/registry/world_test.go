@@ -38,7 +38,7 @@ func (w *world) open() {
 	if err != nil {
 		w.Fatal(err)
 	}
-	if w.db, err = meta.Open(w.Context(), filepath.Join(w.dir, "berth.db")); err != nil {
+	if w.db, err = meta.Open(w.Context(), filepath.Join(w.dir, "berth.db"), meta.Options{}); err != nil {
 		w.Fatal(err)
 	}
 	if w.Registry, err = registry.New(w.Context(), w.db, store, registry.Options{

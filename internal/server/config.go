@@ -25,8 +25,27 @@ type Config struct {
 	Listen Address `yaml:"listen"`
 
 	// The folder that holds everything: database and blobs. It is made when it is
-	// missing. Only one server at a time can use it.
+	// missing. Only one server at a time can use it. It is not used at all if the
+	// database is PostgreSQL and blobs are in a bucket.
 	Data string `yaml:"data"`
+
+	// The PostgreSQL database of a registry that is served by several nodes, as a URL:
+	//
+	//	postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full
+	//
+	// Several hosts, separated by commas, are tried until one takes writes. Empty for an embedded database in the data
+	// folder. file:PATH reads the URL from a file.
+	Database Secret `yaml:"database"`
+
+	// How PostgreSQL is used.
+	DatabasePool DatabasePool `yaml:"database_pool"`
+
+	// Where blobs are, if not in the data folder.
+	Storage StorageConfig `yaml:"storage"`
+
+	// Refuse pushes and deletes, and write nothing: for the time in which the registry
+	// is moved. Other read-only servers can use the data folder at the same time.
+	ReadOnly bool `yaml:"read_only"`
 
 	// Allow to listen beyond this machine, although there is neither access
 	// control nor TLS: everyone who reaches the address can pull, push and delete.
@@ -90,6 +109,83 @@ type RepositoryRule struct {
 	Match Pattern `yaml:"match"`
 	// As the setting sparse.
 	Sparse Sparse `yaml:"sparse"`
+}
+
+// DatabasePool bounds what PostgreSQL is asked for.
+type DatabasePool struct {
+	// How many connections this node opens at most.
+	Connections int `yaml:"connections"`
+
+	// How long a request waits for the database before it is answered with 503.
+	Timeout Duration `yaml:"timeout"`
+}
+
+// StorageConfig says where blobs are.
+type StorageConfig struct {
+	// A bucket of an S3-compatible object storage.
+	S3 S3 `yaml:"s3"`
+}
+
+// S3 is a bucket. Without keys here, credentials come from the environment (AWS_ACCESS_KEY_ID, ...), a credentials
+// file, web identity, or the machine's or container's role, and are refreshed before they expire.
+type S3 struct {
+	// The bucket, which must exist; empty to keep blobs in the data folder.
+	Bucket string `yaml:"bucket"`
+
+	// The URL of the service; empty for that of AWS in the region.
+	Endpoint Endpoint `yaml:"endpoint"`
+
+	// The region of the bucket. Services other than AWS mostly take any, or have one name for it.
+	Region string `yaml:"region"`
+
+	// What all names in the bucket begin with, such as registry/; several registries can share a bucket.
+	Prefix string `yaml:"prefix"`
+
+	// Whether the bucket is in the path of addresses (on) or in their host (off); auto is off for AWS and on for others.
+	PathStyle Switch `yaml:"path_style"`
+
+	// The name of an access key; file:PATH reads it from a file.
+	AccessKeyID Secret `yaml:"access_key_id"`
+
+	// Its secret; file:PATH reads it from a file.
+	SecretAccessKey Secret `yaml:"secret_access_key"`
+
+	// The token that belongs to a temporary access key; file:PATH reads it from a file.
+	SessionToken Secret `yaml:"session_token"`
+
+	// A credentials file as AWS has it; empty for ~/.aws/credentials, or what AWS_SHARED_CREDENTIALS_FILE names.
+	CredentialsFile string `yaml:"credentials_file"`
+
+	// The profile in that file; empty for what AWS_PROFILE names, or default.
+	Profile string `yaml:"profile"`
+
+	// A file of certificates, in PEM, to trust beside those of the system.
+	CAFile string `yaml:"ca_file"`
+
+	// The size of every part of an upload but the last, for services that want parts of one size; 0 lets parts
+	// grow with the upload. An object has 10,000 parts at most.
+	PartSize Size `yaml:"part_size"`
+
+	// The storage class of new objects, such as STANDARD_IA; empty for the bucket's.
+	StorageClass string `yaml:"storage_class"`
+
+	// How the service encrypts new objects: bucket as the bucket says, s3 with keys of the service (SSE-S3), kms
+	// with a key of its key management (SSE-KMS).
+	Encryption Encryption `yaml:"encryption"`
+
+	// The key for encryption with kms; empty for the default one.
+	KMSKey string `yaml:"kms_key"`
+
+	// Whether clients are sent to the bucket for the bytes of a blob, by an address that is signed for them, instead
+	// of getting them through this node: off, on, auto, or the URL at which clients reach the service, if it is another one
+	// than endpoint. auto is on if endpoint is an https URL of a public host.
+	Redirect Redirect `yaml:"redirect"`
+
+	// Networks or addresses of clients that do not reach the bucket, and are not sent there.
+	RedirectExcept []Network `yaml:"redirect_except"`
+
+	// How long a client has to begin with such a download.
+	RedirectExpire Duration `yaml:"redirect_expire"`
 }
 
 // Limits bound memory.
@@ -171,8 +267,15 @@ type MetricsConfig struct {
 // Default returns the configuration of "berth serve" without any settings.
 func Default() *Config {
 	return &Config{
-		Listen:      "127.0.0.1:5000",
-		Data:        "./berth-data",
+		Listen:       "127.0.0.1:5000",
+		Data:         "./berth-data",
+		DatabasePool: DatabasePool{Connections: 16, Timeout: Duration(10 * time.Second)},
+		Storage: StorageConfig{S3: S3{
+			PathStyle:      SwitchAuto,
+			Encryption:     EncryptionBucket,
+			Redirect:       Redirect{Mode: SwitchAuto},
+			RedirectExpire: Duration(15 * time.Minute),
+		}},
 		Sparse:      SparseIndex,
 		Delete:      true,
 		DiskReserve: Reserve{Bytes: 1 << 30, Percent: 5},
@@ -193,6 +296,9 @@ func Default() *Config {
 		Log:        Log{Level: "info", Format: "text", Access: true},
 	}
 }
+
+// Stateless tells whether nothing is kept in this machine.
+func (c *Config) Stateless() bool { return c.Database.IsSet() && c.Storage.S3.Bucket != "" }
 
 // SparseFor returns what may be missing from manifests of a repository. It
 // allocates nothing and may be called concurrently.

@@ -2,6 +2,8 @@ package server
 
 import (
 	"fmt"
+	"reflect"
+	"strings"
 	"time"
 )
 
@@ -23,7 +25,14 @@ func (c *Config) check() []Problem {
 			require(false, "listen", "%v", err)
 		}
 	}
-	require(c.Data != "", "data", "a folder is needed, such as ./berth-data")
+	require(c.Data != "" || c.Stateless(), "data", "a folder is needed, such as ./berth-data")
+	if c.Database.IsSet() {
+		scheme, _, _ := strings.Cut(c.Database.Reveal(), "://")
+		require(scheme == "postgres" || scheme == "postgresql", "database", "this is not a URL of PostgreSQL: write postgres://USER:PASSWORD@HOST/NAME")
+	}
+	require(c.DatabasePool.Connections >= 2, "database_pool.connections", "%d must be at least 2", c.DatabasePool.Connections)
+	atLeast(c.DatabasePool.Timeout, 100*time.Millisecond, "database_pool.timeout")
+	c.checkS3(require)
 
 	l := c.Limits
 	require(l.Manifest >= 4<<20, "limits.manifest", "%s is too small: clients count on 4MiB", l.Manifest)
@@ -49,6 +58,27 @@ func (c *Config) check() []Problem {
 	require(m.Listen != "" || !m.Token.IsSet(), "metrics.token", "this has no effect without metrics.listen")
 	require(m.Listen != "" || !m.Profiles, "metrics.profiles", "this has no effect without metrics.listen")
 	return problems
+}
+
+// checkS3 looks at the bucket's settings, none of which has an effect without a bucket.
+func (c *Config) checkS3(require func(ok bool, key, format string, args ...any)) {
+	s, def := c.Storage.S3, Default().Storage.S3
+	const section = "storage.s3."
+	if s.Bucket == "" {
+		defaults := settings(reflect.ValueOf(&def).Elem(), section)
+		for i, set := range settings(reflect.ValueOf(&s).Elem(), section) {
+			require(text(set.value) == text(defaults[i].value), set.key, "this has no effect without storage.s3.bucket")
+		}
+		return
+	}
+	require(s.Endpoint != "" || s.Region != "", section+"region", "a region is needed where no endpoint is given, such as eu-central-1")
+	require(s.AccessKeyID.IsSet() == s.SecretAccessKey.IsSet(), section+"access_key_id", "access_key_id and secret_access_key must both be set, or neither")
+	require(!s.SessionToken.IsSet() || s.AccessKeyID.IsSet(), section+"session_token", "this has no effect without access_key_id")
+	require(s.KMSKey == "" || s.Encryption == EncryptionKMS, section+"kms_key", "this has no effect unless encryption is kms")
+	require(!strings.HasPrefix(s.Prefix, "/"), section+"prefix", "%q must not begin with a slash: it would be a part of the name that few tools can show", s.Prefix)
+	require(s.PartSize == 0 || s.PartSize >= 5<<20 && s.PartSize <= 5<<30, section+"part_size", "%s must be 0 or between 5MiB and 5GiB", s.PartSize)
+	require(s.RedirectExpire >= Duration(time.Minute) && s.RedirectExpire <= Duration(7*24*time.Hour), section+"redirect_expire",
+		"%s must be between 1m and 7d", s.RedirectExpire)
 }
 
 // problem says where the value of a setting comes from. The name of a flag or a variable

@@ -90,6 +90,29 @@ func TestEverySettingFromEverywhere(t *testing.T) {
 	const text = `
 listen: unix:/run/berth.sock
 data: /srv/berth
+database: postgres://berth:s3cret@db.example.com/berth
+database_pool: {connections: 7, timeout: 3s}
+storage:
+  s3:
+    bucket: registry
+    endpoint: http://s3.example.com:9000
+    region: garage
+    prefix: berth/
+    path_style: off
+    access_key_id: AK
+    secret_access_key: SK
+    session_token: ST
+    credentials_file: /etc/aws
+    profile: ci
+    ca_file: /etc/ca.pem
+    part_size: 16MiB
+    storage_class: STANDARD_IA
+    encryption: kms
+    kms_key: k
+    redirect: https://s3.public.example.com
+    redirect_except: [10.0.0.0/8]
+    redirect_expire: 5m
+read_only: true
 insecure_open: true
 external_url: https://registry.example.com/
 trusted_proxies: [10.0.0.0/8, 192.0.2.7, "fd00::1/8"]
@@ -114,6 +137,13 @@ metrics: {listen: "127.0.0.1:9000", token: abc, profiles: true}
 		"BERTH_TIMEOUTS_STOP=0s", "BERTH_UPLOADS_EXPIRE=7d", "BERTH_COLLECTION_INTERVAL=0s", "BERTH_COLLECTION_GRACE=36h",
 		"BERTH_LOG_LEVEL=warn", "BERTH_LOG_FORMAT=json", "BERTH_LOG_ACCESS=false",
 		"BERTH_METRICS_LISTEN=127.0.0.1:9000", "BERTH_METRICS_TOKEN=abc", "BERTH_METRICS_PROFILES=true",
+		"BERTH_DATABASE=postgres://berth:s3cret@db.example.com/berth", "BERTH_DATABASE_POOL_CONNECTIONS=7", "BERTH_DATABASE_POOL_TIMEOUT=3s",
+		"BERTH_STORAGE_S3_BUCKET=registry", "BERTH_STORAGE_S3_ENDPOINT=http://s3.example.com:9000", "BERTH_STORAGE_S3_REGION=garage",
+		"BERTH_STORAGE_S3_PREFIX=berth/", "BERTH_STORAGE_S3_PATH_STYLE=off", "BERTH_STORAGE_S3_ACCESS_KEY_ID=AK",
+		"BERTH_STORAGE_S3_SECRET_ACCESS_KEY=SK", "BERTH_STORAGE_S3_SESSION_TOKEN=ST", "BERTH_STORAGE_S3_CREDENTIALS_FILE=/etc/aws",
+		"BERTH_STORAGE_S3_PROFILE=ci", "BERTH_STORAGE_S3_CA_FILE=/etc/ca.pem", "BERTH_STORAGE_S3_PART_SIZE=16MiB", "BERTH_STORAGE_S3_STORAGE_CLASS=STANDARD_IA",
+		"BERTH_STORAGE_S3_ENCRYPTION=kms", "BERTH_STORAGE_S3_KMS_KEY=k", "BERTH_STORAGE_S3_REDIRECT=https://s3.public.example.com",
+		"BERTH_STORAGE_S3_REDIRECT_EXCEPT=10.0.0.0/8", "BERTH_STORAGE_S3_REDIRECT_EXPIRE=5m", "BERTH_READ_ONLY=true",
 	}
 	fromFile, fromEnv := load(t, Places{File: writeConfig(t, text)}), load(t, Places{Env: environ})
 	for _, s := range fromFile.settings() {
@@ -268,6 +298,7 @@ repositories:
 external_url: http://[::1]:5000
 disk_reserve: 0
 timeouts: {stop: 0s, idle: 90m}
+storage: {s3: {bucket: b, region: r, path_style: on, redirect: off, redirect_except: ["::1"]}}
 `)
 	c := load(t, Places{File: file, Env: []string{"BERTH_SPARSE=none"}})
 	var out bytes.Buffer
@@ -291,6 +322,39 @@ timeouts: {stop: 0s, idle: 90m}
 	c.sources, again.sources = nil, nil
 	if !reflect.DeepEqual(c, again) {
 		t.Errorf("printed and read: %+v\nwant %+v\n%s", again, c, out.String())
+	}
+}
+
+func TestStorageSettings(t *testing.T) {
+	for text, want := range map[string]string{
+		"database: mysql://host/name":                                "database: this is not a URL of PostgreSQL",
+		"storage: {s3: {region: r}}":                                 "storage.s3.region: this has no effect without storage.s3.bucket",
+		"storage: {s3: {bucket: b}}":                                 "storage.s3.region: a region is needed",
+		"storage: {s3: {bucket: b, region: r, access_key_id: a}}":    "must both be set",
+		"storage: {s3: {bucket: b, region: r, kms_key: a}}":          "unless encryption is kms",
+		"storage: {s3: {bucket: b, region: r, prefix: /a}}":          "must not begin with a slash",
+		"storage: {s3: {bucket: b, region: r, redirect: maybe}}":     `"maybe" must be auto, on, off, or the URL`,
+		"storage: {s3: {bucket: b, region: r, redirect_expire: 1s}}": "between 1m and 7d",
+		"storage: {s3: {bucket: b, endpoint: 'https://host/b'}}":     "must end after the host",
+		"storage: {s3: {bucket: b, endpoint: 'https://key@host'}}":   "no place here",
+		"storage: {s3: {bucket: b, region: r, part_size: 1MiB}}":     "between 5MiB and 5GiB",
+		"database_pool: {connections: 1}":                            "must be at least 2",
+	} {
+		if _, err := Load(Places{File: writeConfig(t, text)}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s gives %v, want %q", text, err, want)
+		}
+	}
+	for text, want := range map[Endpoint]bool{
+		"https://s3.eu-central-1.amazonaws.com": true, "https://storage.googleapis.com": true, "https://203.0.113.7:9000": true,
+		"http://s3.example.com": false, "https://minio": false, "https://minio:9000": false, "https://127.0.0.1": false, "https://10.1.2.3": false,
+		"https://s3.local": false, "https://garage.storage.svc.cluster.local": false, "https://[fd00::1]": false, "": false,
+	} {
+		if got := text.IsPublic(); got != want {
+			t.Errorf("%q is public: %v", text, got)
+		}
+	}
+	if c := load(t, Places{File: writeConfig(t, "{database: 'postgresql://h/n', storage: {s3: {bucket: b, region: r}}, data: ''}")}); !c.Stateless() {
+		t.Error("a node without state has some")
 	}
 }
 

@@ -56,6 +56,107 @@ func (f *LogFormat) UnmarshalText(b []byte) error {
 	return setOneOf(f, b, "text", "json")
 }
 
+// Switch is on, off, or what suits.
+type Switch string
+
+// The values of Switch.
+const (
+	SwitchAuto Switch = "auto"
+	SwitchOn   Switch = "on"
+	SwitchOff  Switch = "off"
+)
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Switch) UnmarshalText(b []byte) error {
+	return setOneOf(s, b, SwitchAuto, SwitchOn, SwitchOff)
+}
+
+// Encryption is how objects are encrypted in a bucket.
+type Encryption string
+
+// The values of Encryption.
+const (
+	EncryptionBucket Encryption = "bucket"
+	EncryptionS3     Encryption = "s3"
+	EncryptionKMS    Encryption = "kms"
+)
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (e *Encryption) UnmarshalText(b []byte) error {
+	return setOneOf(e, b, EncryptionBucket, EncryptionS3, EncryptionKMS)
+}
+
+// Redirect says whether clients are sent to the bucket, and where they reach it.
+type Redirect struct {
+	Mode   Switch   // on if Public is set
+	Public Endpoint // empty for the endpoint of the bucket
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *Redirect) UnmarshalText(b []byte) error {
+	if strings.Contains(string(b), "://") {
+		*r = Redirect{Mode: SwitchOn}
+		return r.Public.UnmarshalText(b)
+	}
+	*r = Redirect{}
+	if r.Mode.UnmarshalText(b) != nil {
+		return fmt.Errorf("%q must be auto, on, off, or the URL at which clients reach the bucket's service", clip(b))
+	}
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (r Redirect) MarshalText() ([]byte, error) {
+	if r.Public != "" {
+		return []byte(r.Public), nil
+	}
+	return []byte(r.Mode), nil
+}
+
+// Endpoint is the root of a service, without a slash at the end, or empty.
+type Endpoint string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (e *Endpoint) UnmarshalText(b []byte) error {
+	if len(b) == 0 {
+		*e = ""
+		return nil
+	}
+	p, err := url.Parse(string(b))
+	switch {
+	case err != nil || p.Scheme != "http" && p.Scheme != "https" || p.Hostname() == "":
+		return fmt.Errorf("%q is not a URL: write https://HOST or http://HOST:PORT", clip(b))
+	case p.User != nil:
+		return errors.New("a user name or password has no place here: there are settings for keys")
+	case p.Path != "" && p.Path != "/" || p.RawQuery != "" || p.ForceQuery || p.Fragment != "":
+		return fmt.Errorf("%q must end after the host: the bucket has a setting of its own", clip(b))
+	}
+	*e = Endpoint(p.Scheme + "://" + p.Host)
+	return nil
+}
+
+// IsPublic tells whether clients anywhere may be able to use the endpoint: it has TLS, and
+// a host name that is not one of a local network.
+func (e Endpoint) IsPublic() bool {
+	p, err := url.Parse(string(e))
+	if err != nil || p.Scheme != "https" {
+		return false
+	}
+	host := strings.TrimSuffix(p.Hostname(), ".")
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.IsGlobalUnicast() && !ip.IsPrivate()
+	}
+	_, top, dotted := cutLast(host, '.')
+	return dotted && !slices.Contains([]string{"local", "localhost", "internal", "lan", "home", "corp", "svc", "test", "example", "invalid"}, strings.ToLower(top))
+}
+
+func cutLast(s string, sep byte) (before, after string, found bool) {
+	if i := strings.LastIndexByte(s, sep); i >= 0 {
+		return s[:i], s[i+1:], true
+	}
+	return s, "", false
+}
+
 func setOneOf[T ~string](to *T, b []byte, allowed ...T) error {
 	if !slices.Contains(allowed, T(b)) {
 		var names []string

@@ -19,21 +19,31 @@ type Lock struct{ file *flock.Flock }
 // back when the process ends, however it ends. The error names the process
 // that has the folder.
 func LockData(dir string) (*Lock, error) {
+	return lockData(dir, (*flock.Flock).TryLock, "", "another server")
+}
+
+// LockDataShared takes the folder dir, which exists, together with others that only read: as long as
+// one of them has it, nobody writes to it. Otherwise it is like LockData.
+func LockDataShared(dir string) (*Lock, error) {
+	return lockData(dir, (*flock.Flock).TryRLock, ", reading only", "a server that writes to it")
+}
+
+func lockData(dir string, try func(*flock.Flock) (bool, error), how, who string) (*Lock, error) {
 	name := filepath.Join(dir, lockName)
 	// The file is kept open for reading and writing: some network file systems
 	// lock a file only for who may write it.
 	file := flock.New(name, flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))
-	ok, err := file.TryLock()
+	ok, err := try(file)
 	if err != nil {
 		return nil, fmt.Errorf("lock the data folder: %w", err)
 	}
 	if !ok {
-		return nil, fmt.Errorf("the data folder %s is in use by another server%s", dir, holder(name))
+		return nil, fmt.Errorf("the data folder %s is in use by %s%s", dir, who, holder(name))
 	}
 	// The holder is a note for people. The lock itself is the kernel's, so a note
-	// that cannot be written or is left behind by a crash does no harm.
+	// that cannot be written, is left behind by a crash, or is one reader's of several does no harm.
 	host, _ := os.Hostname()
-	_ = os.WriteFile(name, fmt.Appendf(nil, "process %d on %s\n", os.Getpid(), host), 0o600)
+	_ = os.WriteFile(name, fmt.Appendf(nil, "process %d on %s%s\n", os.Getpid(), host, how), 0o600)
 	return &Lock{file}, nil
 }
 

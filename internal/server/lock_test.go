@@ -78,6 +78,37 @@ func TestOneProcessHoldsTheDataFolder(t *testing.T) {
 	}
 }
 
+func TestReadersShareTheDataFolder(t *testing.T) {
+	dir := t.TempDir()
+	one, err := LockDataShared(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := LockDataShared(dir)
+	if err != nil {
+		t.Fatalf("a second reader: %v", err)
+	}
+	if err := one.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LockData(dir); err == nil {
+		t.Error("somebody can write beside a reader")
+	}
+	if err := two.Release(); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := LockData(dir)
+	if err != nil {
+		t.Fatalf("after the last reader: %v", err)
+	}
+	if _, err := LockDataShared(dir); err == nil || !strings.Contains(err.Error(), "is in use by a server that writes to it: process ") {
+		t.Errorf("reading beside a writer: %v", err)
+	}
+	if err := writer.Release(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestLockOfAMissingFolder(t *testing.T) {
 	if _, err := LockData(filepath.Join(t.TempDir(), "absent")); err == nil || !strings.Contains(err.Error(), "lock the data folder") {
 		t.Errorf("the error is %v", err)

@@ -65,13 +65,12 @@ func newServer(ctx context.Context, cfg *Config, log *slog.Logger, build builder
 		}
 	}()
 
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return nil, fmt.Errorf("make the data folder: %w", err)
+	if !cfg.Stateless() {
+		if s.lock, err = useData(cfg); err != nil {
+			return nil, err
+		}
+		undo = append(undo, s.lock.Release)
 	}
-	if s.lock, err = LockData(cfg.Data); err != nil {
-		return nil, err
-	}
-	undo = append(undo, s.lock.Release)
 
 	// Bound before anything is opened, so that a wrong address costs nothing.
 	if s.listener, err = listen(ctx, cfg.Listen, s.refusal("listen", cfg.checkExposure)); err != nil {
@@ -104,6 +103,17 @@ func newServer(ctx context.Context, cfg *Config, log *slog.Logger, build builder
 		s.metricsHTTP = metricsServer(cfg.Metrics, metrics, s.ready, log)
 	}
 	return s, nil
+}
+
+// useData makes the data folder if need be and takes it.
+func useData(cfg *Config) (*Lock, error) {
+	if cfg.ReadOnly {
+		return LockDataShared(cfg.Data)
+	}
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data folder: %w", err)
+	}
+	return LockData(cfg.Data)
 }
 
 // refusal makes a ConfigError of what a check of an address says.
@@ -172,7 +182,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		go func() { failed <- s.metricsHTTP.Serve(s.metricsListener) }()
 		s.log.Info("serving metrics", "address", s.metricsListener.Addr().String())
 	}
-	s.log.Info("serving", "address", s.listener.Addr().String(), "data", s.cfg.Data)
+	s.log.Info("serving", "address", s.listener.Addr().String(), "data", s.cfg.place())
 	notifyManager("READY=1")
 
 	var err error
@@ -212,7 +222,9 @@ func (s *Server) stop() error {
 	if s.metricsHTTP != nil {
 		err = errors.Join(err, s.metricsHTTP.Close())
 	}
-	err = errors.Join(err, s.lock.Release())
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Release())
+	}
 	s.log.Info("stopped")
 	return err
 }

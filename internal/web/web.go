@@ -49,6 +49,9 @@ type Options struct {
 	Idle time.Duration
 	// TrustedProxies may name the client in X-Forwarded-For or Forwarded.
 	TrustedProxies []netip.Prefix
+	// Explain, if not nil, makes an answer of a failure that is not the client's, such as a full disk; nil for
+	// one of which the client is told nothing. The log gets the failure itself.
+	Explain func(error) *oci.Error
 }
 
 // Server wraps handlers. It may be used concurrently.
@@ -127,13 +130,7 @@ func (s *Server) finish(w *Response, r *http.Request, start time.Time) {
 func (s *Server) fail(w *Response, r *http.Request, err error) {
 	e, ok := errors.AsType[*oci.Error](err)
 	if !ok {
-		e = oci.Errorf(oci.CodeUnknown, "the registry failed to serve this request; its log tells why under the request id %s", w.id)
-		if clientGone(r, err) {
-			// Nobody reads the answer, and nothing is wrong here.
-			e = e.WithStatus(499)
-		} else {
-			s.opts.Log.Error("request failed", "id", w.id, "method", r.Method, "path", r.URL.Path, "error", err)
-		}
+		e = s.explain(w, r, err)
 	}
 	if w.status != 0 {
 		panic(http.ErrAbortHandler)
@@ -141,14 +138,27 @@ func (s *Server) fail(w *Response, r *http.Request, err error) {
 	WriteError(w, e)
 }
 
-// clientGone tells whether err is the consequence of a client that has left or takes nothing any more.
-func clientGone(r *http.Request, err error) bool {
-	for _, e := range []error{syscall.EPIPE, syscall.ECONNRESET, net.ErrClosed, os.ErrDeadlineExceeded} {
-		if errors.Is(err, e) {
-			return true
+// explain makes an answer of a failure that is not an *oci.Error, and logs it.
+func (s *Server) explain(w *Response, r *http.Request, err error) *oci.Error {
+	e := oci.Errorf(oci.CodeUnknown, "the registry failed to serve this request; its log tells why under the request id %s", w.id)
+	// Nobody reads the answer of a client that has gone, and nothing is wrong here.
+	if r.Context().Err() != nil && errors.Is(err, context.Canceled) {
+		return e.WithStatus(499)
+	}
+	if s.opts.Explain != nil {
+		if known := s.opts.Explain(err); known != nil {
+			s.opts.Log.Warn("request refused", "id", w.id, "method", r.Method, "path", r.URL.Path, "error", err)
+			return known
 		}
 	}
-	return r.Context().Err() != nil && errors.Is(err, context.Canceled)
+	// What is left of these comes from the client's connection.
+	for _, gone := range []error{syscall.EPIPE, syscall.ECONNRESET, net.ErrClosed, os.ErrDeadlineExceeded} {
+		if errors.Is(err, gone) {
+			return e.WithStatus(499)
+		}
+	}
+	s.opts.Log.Error("request failed", "id", w.id, "method", r.Method, "path", r.URL.Path, "error", err)
+	return e
 }
 
 // WriteError answers with e in the form of spec.md#error-codes.

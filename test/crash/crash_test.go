@@ -111,7 +111,7 @@ func (w *world) verify(round int) {
 		wg.Go(c.verify)
 	}
 	wg.Wait()
-	db, err := meta.OpenReadOnly(w.t.Context(), filepath.Join(w.server.Dir, "data", "berth.db"))
+	db, err := meta.OpenReadOnly(w.t.Context(), filepath.Join(w.server.Dir, "data", "berth.db"), meta.Options{})
 	if err != nil {
 		w.t.Fatal(err)
 	}

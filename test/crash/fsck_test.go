@@ -82,7 +82,7 @@ func (w *world) settle() {
 // rowKeys returns the keys that blobs and uploads have.
 func (w *world) rowKeys() (keys []string) {
 	w.t.Helper()
-	db, err := meta.OpenReadOnly(w.t.Context(), filepath.Join(w.server.Dir, "data", "berth.db"))
+	db, err := meta.OpenReadOnly(w.t.Context(), filepath.Join(w.server.Dir, "data", "berth.db"), meta.Options{})
 	if err != nil {
 		w.t.Fatal(err)
 	}

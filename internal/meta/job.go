@@ -1,0 +1,105 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// A periodic job is run by one process at a time, whichever comes first. It has a lease on the job, which it renews while the
+// run lasts; when it is killed the lease ends, and another takes over. All times are the database's, so that clocks of
+// nodes do not matter.
+
+// ErrLost: the lease on the job has ended and another process may have it.
+var ErrLost = errors.New("the lease was lost")
+
+// Job is what is known of a periodic job.
+type Job struct {
+	Name   string
+	Holder string        // who runs it now, or was killed while running it; "" for nobody
+	Began  time.Time     // when that run began
+	Ended  time.Time     // when the last run ended; before the first one, when the job was first heard of
+	Took   time.Duration // how long the last run took that ended; -1 before the first one
+	Result string        // of that run
+	Error  string        // of that run, "" if it succeeded
+}
+
+// Jobs returns all periodic jobs, by name.
+func (db *DB) Jobs(ctx context.Context) ([]Job, error) {
+	var found []Job
+	err := db.query(ctx, func(scan func(...any) error) error {
+		var j Job
+		var began *int64
+		var ended, took int64
+		if err := scan(&j.Name, &j.Holder, &began, &ended, &took, &j.Result, &j.Error); err != nil {
+			return err
+		}
+		if began != nil {
+			j.Began = time.UnixMilli(*began)
+		}
+		j.Ended = time.UnixMilli(ended)
+		if j.Took = time.Duration(took) * time.Millisecond; took < 0 {
+			j.Took = -1
+		}
+		found = append(found, j)
+		return nil
+	}, `SELECT name, COALESCE(holder, ''), began_at, ended_at, COALESCE(took, -1), COALESCE(result, ''), COALESCE(error, '') FROM job ORDER BY name`)
+	return found, err
+}
+
+// StartJob gives the job to the holder for the time of the lease, if every has passed since its last run ended and nobody has
+// it. Else it returns how long the holder should wait before it asks again. A job that nobody has heard of counts as
+// having ended now.
+func (db *DB) StartJob(ctx context.Context, name, holder string, every, lease time.Duration) (started bool, wait time.Duration, err error) {
+	err = db.update(ctx, func(t *tx) error {
+		// What lies far in the future was noted by a clock that has been corrected since.
+		n, err := t.exec(`UPDATE job SET holder = $2, lease_until = `+t.now+` + $4, began_at = `+t.now+` WHERE name = $1
+			AND (lease_until <= `+t.now+` OR began_at > `+t.now+` + 3600000) AND (ended_at + $3 <= `+t.now+` OR ended_at > `+t.now+` + 3600000)`,
+			name, holder, every.Milliseconds(), lease.Milliseconds())
+		if started = n > 0; err != nil || started {
+			return err
+		}
+		var leased, due int64
+		err = t.queryRow(`SELECT lease_until - `+t.now+`, ended_at + $2 - `+t.now+` FROM job WHERE name = $1`, name, every.Milliseconds()).Scan(&leased, &due)
+		if errors.Is(err, ErrNotFound) {
+			wait = every
+			_, err = t.exec(`INSERT INTO job (name, lease_until, ended_at) VALUES ($1, 0, `+t.now+`) ON CONFLICT (name) DO NOTHING`, name)
+			return err
+		}
+		wait = min(time.Duration(max(leased, due, 1))*time.Millisecond, max(every, lease))
+		return err
+	})
+	return started, wait, err
+}
+
+// RenewJob makes the lease last so long from now on, or returns ErrLost.
+func (db *DB) RenewJob(ctx context.Context, name, holder string, lease time.Duration) error {
+	return db.ofHolder(ctx, `UPDATE job SET lease_until = `+db.now+` + $3 WHERE name = $1 AND holder = $2`, name, holder, lease.Milliseconds())
+}
+
+// EndJob notes what came of a run and ends the lease. It returns ErrLost, and notes nothing, if that had ended.
+func (db *DB) EndJob(ctx context.Context, name, holder, result string, failed error) error {
+	var text *string
+	if failed != nil {
+		s := asText(failed.Error())
+		text = &s
+	}
+	return db.ofHolder(ctx, `UPDATE job SET holder = NULL, lease_until = 0, began_at = NULL, took = `+db.now+` - began_at, ended_at = `+db.now+`,
+		result = $3, error = $4 WHERE name = $1 AND holder = $2`, name, holder, asText(result), text)
+}
+
+// ReleaseJob ends the lease of a run that came to no end, so that another process can begin at once.
+func (db *DB) ReleaseJob(ctx context.Context, name, holder string) error {
+	return db.ofHolder(ctx, `UPDATE job SET holder = NULL, lease_until = 0, began_at = NULL WHERE name = $1 AND holder = $2`, name, holder)
+}
+
+// ofHolder changes a job's row if it is the holder's.
+func (db *DB) ofHolder(ctx context.Context, text string, args ...any) error {
+	return db.update(ctx, func(t *tx) error {
+		n, err := t.exec(text, args...)
+		if err == nil && n == 0 {
+			err = ErrLost
+		}
+		return err
+	})
+}

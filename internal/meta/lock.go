@@ -1,0 +1,91 @@
+package meta
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// SQLite makes one change after the other. PostgreSQL makes many at a time (READ COMMITTED), so a change takes locks on
+// what it relies on, until it ends. In the order in which they are taken:
+//
+//   - The repository's row, FOR NO KEY UPDATE: who changes manifests or tags of a repository, or drops it. So the marks of
+//     what manifests need (unreferenced_since), a condition on a tag and the order of the tag log are right. Pushes of
+//     blobs go on meanwhile: the foreign key's lock on the same row does not conflict.
+//   - An advisory lock on a digest in a repository: who links a blob, and who pushes a manifest that lacks it. Else neither would
+//     see the other's row, and the blob would not be protected (manifest_missing_blob).
+//   - The row of a link, blob or upload, FOR UPDATE: who is about to delete it or to say that it stays. Collectors skip
+//     what others have locked.
+//   - The row of a blob, FOR NO KEY UPDATE: who has taken away a link and looks whether it was the last one.
+//
+// Whatever else may go between a look and a change is caught by a foreign key or a unique key, whose violation (like a
+// deadlock) makes the whole change run again.
+
+// dialect is what differs between the databases.
+type dialect struct {
+	postgres bool
+	now      string // an expression: milliseconds since 1970, by the clock of the database
+}
+
+var (
+	sqliteDialect   = dialect{now: `CAST(unixepoch('subsec') * 1000 AS INTEGER)`}
+	postgresDialect = dialect{postgres: true, now: `CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)`}
+)
+
+// locking returns what makes a SELECT lock its rows, such as "FOR UPDATE".
+func (d dialect) locking(how string) string {
+	if d.postgres {
+		return " " + how
+	}
+	return ""
+}
+
+// list returns a table whose column "value" holds what is in a parameter, a JSON array; see jsonOf.
+func (d dialect) list(parameter string) string {
+	if d.postgres {
+		return `json_array_elements_text(CAST(` + parameter + ` AS JSON)) AS list (value)`
+	}
+	return `json_each(` + parameter + `) AS list`
+}
+
+// jsonOf returns a JSON array.
+func jsonOf[T int64 | string](values []T) string {
+	b, err := json.Marshal(values)
+	if err != nil {
+		panic(err) // neither can fail
+	}
+	return string(b)
+}
+
+var (
+	// errAgain: what the change has seen is gone. It must begin anew.
+	errAgain = errors.New("the rows were changed meanwhile")
+	// errExclusive: the change must begin anew with the lock on the repository.
+	errExclusive = fmt.Errorf("%w: a manifest was waiting for the blob", errAgain)
+)
+
+// lockRepository returns a repository's row, or ErrNotFound, and keeps others from changing its manifests and tags.
+func (t *tx) lockRepository(r oci.Repository) (int64, error) {
+	var id int64
+	err := t.queryRow(`SELECT id FROM repository WHERE name = $1`+t.locking("FOR NO KEY UPDATE"), string(r)).Scan(&id)
+	return id, err
+}
+
+// lockDigests keeps others from linking blobs to a repository, and from pushing manifests that lack them. Who locks
+// more than one has the lock on the repository, so that none waits for another that waits for it.
+func (t *tx) lockDigests(repo int64, blobs ...oci.Digest) error {
+	if !t.postgres {
+		return nil
+	}
+	numbers := make([]int64, len(blobs))
+	for i, d := range blobs {
+		sum := sha256.Sum256(fmt.Appendf(nil, "%d %s", repo, d))
+		numbers[i] = int64(binary.BigEndian.Uint64(sum[:]))
+	}
+	_, err := t.exec(`SELECT pg_advisory_xact_lock(CAST(list.value AS BIGINT)) FROM `+t.list("$1"), jsonOf(numbers))
+	return err
+}

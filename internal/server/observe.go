@@ -1,0 +1,163 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berthregistry/berth/internal/blob/s3"
+	"github.com/berthregistry/berth/internal/gc"
+	"github.com/berthregistry/berth/internal/meta"
+)
+
+// observeStorage shows how much there is.
+func observeStorage(m *Metrics, db *meta.DB) {
+	value := func(read func(context.Context) (int64, error)) func() float64 {
+		return func() float64 {
+			n, err := read(context.Background())
+			if err != nil {
+				return math.NaN()
+			}
+			return float64(n)
+		}
+	}
+	m.Gauge("berth_uploads", "Upload sessions that hold bytes.", value(db.CountUploads))
+	m.Gauge("berth_blobs", "Blobs that are stored.", value(func(ctx context.Context) (int64, error) {
+		n, _, err := db.Totals(ctx)
+		return n, err
+	}))
+	m.Gauge("berth_blob_bytes", "Bytes of the blobs that are stored.", value(func(ctx context.Context) (int64, error) {
+		_, n, err := db.Totals(ctx)
+		return n, err
+	}))
+}
+
+// observeBucket counts the requests to a bucket.
+func observeBucket(m *Metrics) func(s3.Observation) {
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "berth_bucket_requests_total",
+		Help: "Requests to the bucket, by operation and result: ok, failed, or retried if it failed and was made again.",
+	}, []string{"operation", "result"})
+	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "berth_bucket_request_duration_seconds",
+		Help:    "Time until the bucket answered, by operation.",
+		Buckets: durationBuckets,
+	}, []string{"operation"})
+	m.registry.MustRegister(requests, duration)
+	return func(o s3.Observation) {
+		result := "ok"
+		switch {
+		case o.Retried:
+			result = "retried"
+		case o.Err != nil:
+			result = "failed"
+		}
+		requests.WithLabelValues(o.Operation, result).Inc()
+		duration.WithLabelValues(o.Operation).Observe(o.Duration.Seconds())
+	}
+}
+
+// observeCollection counts what the collector takes away.
+func observeCollection(m *Metrics) func(gc.Result, time.Duration, error) {
+	const passes = "berth_collection_passes_total"
+	ok := m.Counter(passes, "Passes of the collector, by result.", "result", "ok")
+	failed := m.Counter(passes, "Passes of the collector, by result.", "result", "failed")
+	seconds := m.Counter("berth_collection_seconds_total", "Time that the collector was at work.")
+	blobs := m.Counter("berth_collection_blobs_total", "Blobs that were collected.")
+	bytes := m.Counter("berth_collection_bytes_total", "Bytes of the blobs that were collected.")
+	uploads := m.Counter("berth_collection_uploads_total", "Upload sessions that expired.")
+	orphans := m.Counter("berth_collection_orphans_total", "Objects that no row spoke of, such as a crash leaves.")
+	return func(r gc.Result, took time.Duration, err error) {
+		if err != nil {
+			failed.Inc()
+		} else {
+			ok.Inc()
+		}
+		seconds.Add(took.Seconds())
+		blobs.Add(float64(r.Blobs))
+		bytes.Add(float64(r.Bytes))
+		uploads.Add(float64(r.Uploads))
+		orphans.Add(float64(r.Orphans))
+	}
+}
+
+// observeDatabase shows how busy the database's connections are.
+func observeDatabase(m *Metrics, db *meta.DB) {
+	value := func(of func(meta.Stats) float64) func() float64 {
+		return func() float64 { return of(db.Stats()) }
+	}
+	m.Gauge("berth_database_connections_limit", "Connections to the database that may be open.",
+		value(func(s meta.Stats) float64 { return float64(s.Limit) }))
+	m.Gauge("berth_database_connections_open", "Connections to the database that are open.",
+		value(func(s meta.Stats) float64 { return float64(s.Open) }))
+	m.Gauge("berth_database_connections_in_use", "Connections to the database that are in use.",
+		value(func(s meta.Stats) float64 { return float64(s.InUse) }))
+	m.CounterFunc("berth_database_waits_total", "How often a connection to the database had to be waited for.",
+		value(func(s meta.Stats) float64 { return float64(s.Waits) }))
+	m.CounterFunc("berth_database_wait_seconds_total", "How long connections to the database were waited for.",
+		value(func(s meta.Stats) float64 { return s.Waited.Seconds() }))
+	m.CounterFunc("berth_database_retries_total", "Changes and queries that were made again after a conflict or a lost connection.",
+		value(func(s meta.Stats) float64 { return float64(s.Retries) }))
+	m.CounterFunc("berth_database_statements_total", "SQL statements, those aside that begin and end transactions.",
+		value(func(s meta.Stats) float64 { return float64(s.Statements) }))
+}
+
+// jobMetrics tells of periodic jobs what the database knows, so that every node shows the same.
+type jobMetrics struct{ db *meta.DB }
+
+var (
+	jobEnded  = prometheus.NewDesc("berth_job_last_end_timestamp_seconds", "When the last run of a job ended, on whichever node.", []string{"job"}, nil)
+	jobTook   = prometheus.NewDesc("berth_job_last_duration_seconds", "How long the last run of a job took.", []string{"job"}, nil)
+	jobFailed = prometheus.NewDesc("berth_job_last_failed", "1 if the last run of a job failed.", []string{"job"}, nil)
+	jobRuns   = prometheus.NewDesc("berth_job_running", "1 if a node has the lease on a job.", []string{"job"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (j jobMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{jobEnded, jobTook, jobFailed, jobRuns} {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector. It shows nothing while the database cannot be reached.
+func (j jobMetrics) Collect(to chan<- prometheus.Metric) {
+	jobs, err := j.db.Jobs(context.Background())
+	if err != nil {
+		return
+	}
+	gauge := func(d *prometheus.Desc, name string, v float64) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, name)
+	}
+	truth := map[bool]float64{true: 1}
+	for _, job := range jobs {
+		gauge(jobRuns, job.Name, truth[job.Holder != ""])
+		if job.Took < 0 {
+			continue // it has not run yet
+		}
+		gauge(jobEnded, job.Name, float64(job.Ended.UnixMilli())/1000)
+		gauge(jobTook, job.Name, job.Took.Seconds())
+		gauge(jobFailed, job.Name, truth[job.Error != ""])
+	}
+}
+
+// observeUnfinished is a job that shows how many multipart uploads were begun in the bucket and given up. The collector
+// removes those of this registry in time; others stay for ever, and cost.
+func observeUnfinished(m *Metrics, bucket *s3.Store) func(context.Context) (string, error) {
+	gauge := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "berth_bucket_unfinished_uploads",
+		Help: "Multipart uploads in the bucket that were begun more than a day ago and have not ended, counted by the node that shows them.",
+	})
+	gauge.Set(math.NaN())
+	m.registry.MustRegister(gauge)
+	return func(ctx context.Context) (string, error) {
+		n, err := bucket.Unfinished(ctx)
+		if err != nil {
+			return "", err
+		}
+		gauge.Set(float64(n))
+		return fmt.Sprintf("%d unfinished uploads", n), nil
+	}
+}
