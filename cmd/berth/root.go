@@ -28,6 +28,7 @@ and podman login keep.`,
 		newManifestCommand(),
 		newCopyCommand(),
 		newFsckCommand(),
+		newMoveCommand(),
 		newVersionCommand(),
 	)
 	root.InitDefaultHelpCmd()
