@@ -19,43 +19,7 @@ import (
 
 const hostArch = runtime.GOARCH
 
-// engine is the Docker Engine that the tests share: the one that runs already, or a
-// private one.
-type engine struct {
-	host string // for DOCKER_HOST; empty for the user's own
-}
-
-var dockerEngine = harness.Shared[*engine]{Start: func(t testing.TB) (*engine, func() error) {
-	docker := harness.Need(t, "docker")
-	if exec.Command(docker, "version", "--format", "{{.Server.Version}}").Run() == nil {
-		e := &engine{host: os.Getenv("DOCKER_HOST")}
-		return e, func() error { return nil }
-	}
-	harness.NeedRoot(t)
-	dockerd := harness.Need(t, "dockerd")
-	dir, err := os.MkdirTemp("", "berth-dockerd-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "docker.sock")
-	config := filepath.Join(dir, "daemon.json")
-	if err := os.WriteFile(config, []byte("{}"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	e := &engine{host: "unix://" + socket}
-	ready := func() bool {
-		cmd := exec.Command(docker, "version")
-		cmd.Env = append(os.Environ(), "DOCKER_HOST="+e.host)
-		return cmd.Run() == nil
-	}
-	return e, harness.StartDaemon(t, dir, ready, dockerd,
-		"--config-file", config, // not the user's
-		"--host", "unix://"+socket,
-		"--data-root", filepath.Join(dir, "data"),
-		"--exec-root", filepath.Join(dir, "exec"),
-		"--pidfile", filepath.Join(dir, "pid"),
-		"--bridge", "none", "--iptables=false", "--ip6tables=false")
-}}
+var dockerEngine = harness.NewDockerEngine()
 
 // docker is Docker's command line with a registry to use.
 type docker struct {
@@ -67,10 +31,7 @@ func newDocker(t *testing.T) docker { return newDockerFor(t, host(t)) }
 
 func newDockerFor(t *testing.T, host string) docker {
 	t.Helper()
-	c := harness.NewClient(t, "docker")
-	// The classic builder is part of the engine; BuildKit would need the buildx plugin.
-	c.Env = []string{"DOCKER_HOST=" + dockerEngine.Get(t).host, "DOCKER_BUILDKIT=0"}
-	return docker{c, host}
+	return docker{harness.NewDocker(t, dockerEngine), host}
 }
 
 // build builds an image that prints text, with two layers of its own, and tags it.

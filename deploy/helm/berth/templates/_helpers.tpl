@@ -1,0 +1,117 @@
+{{- define "berth.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "berth.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "berth.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "berth.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "berth.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "berth.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "berth.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{- define "berth.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ .Values.serviceAccount.name | default (include "berth.fullname" .) }}
+{{- else -}}
+{{ .Values.serviceAccount.name | default "default" }}
+{{- end }}
+{{- end }}
+
+{{- define "berth.stateless" -}}
+{{- if eq .Values.mode "stateless" }}yes{{ end }}
+{{- end }}
+
+{{/* "on" and "off" are true and false in the YAML that Helm reads. */}}
+{{- define "berth.switch" -}}
+{{- if kindIs "bool" . }}{{ ternary "on" "off" . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
+{{/* What the values say that cannot be, in words. */}}
+{{- define "berth.check" -}}
+{{- if not .Values.insecureOpen }}
+{{- fail "\n\nBerth has no access control of its own: whoever reaches its Service can pull, push and delete.\nPut a proxy with access control before it, and say that you know: --set insecureOpen=true" }}
+{{- end }}
+{{- if include "berth.stateless" . }}
+{{- if not .Values.database.existingSecret }}
+{{- fail "\n\nmode stateless needs database.existingSecret: the name of a Secret whose key \"url\" holds postgres://USER:PASSWORD@HOST/NAME" }}
+{{- end }}
+{{- if not .Values.s3.bucket }}
+{{- fail "\n\nmode stateless needs s3.bucket: the name of a bucket that exists" }}
+{{- end }}
+{{- else }}
+{{- if or .Values.database.existingSecret .Values.s3.bucket }}
+{{- fail "\n\ndatabase and s3 are for mode stateless: --set mode=stateless" }}
+{{- end }}
+{{- if .Values.autoscaling.enabled }}
+{{- fail "\n\nmode embedded has one pod, so autoscaling cannot be enabled: use mode stateless" }}
+{{- end }}
+{{- end }}
+{{- range list "listen" "data" "insecure_open" "external_url" "trusted_proxies" "database" "database_pool" "storage" "metrics" }}
+{{- if hasKey $.Values.config . }}
+{{- fail (printf "\n\nconfig.%s: the chart sets this one from other values; see its values.yaml" .) }}
+{{- end }}
+{{- end }}
+{{- if hasKey (.Values.config.timeouts | default dict) "stop" }}
+{{- fail "\n\nconfig.timeouts.stop: set stop.timeoutSeconds instead, so that the pod is given the time" }}
+{{- end }}
+{{- end }}
+
+{{/* The configuration file, without secrets: those are files beside it. */}}
+{{- define "berth.config" -}}
+{{- $c := dict "listen" ":5000" "insecure_open" true "timeouts" (dict "stop" (printf "%ds" (int .Values.stop.timeoutSeconds))) }}
+{{- with .Values.externalURL }}{{ $_ := set $c "external_url" . }}{{ end }}
+{{- with .Values.trustedProxies }}{{ $_ := set $c "trusted_proxies" . }}{{ end }}
+{{- if .Values.metrics.enabled }}
+{{- $metrics := dict "listen" (printf ":%d" (int .Values.metrics.port)) }}
+{{- if .Values.metrics.existingSecret }}{{ $_ := set $metrics "token" "file:/etc/berth/secrets/metrics/token" }}{{ end }}
+{{- $_ := set $c "metrics" $metrics }}
+{{- end }}
+{{- if include "berth.stateless" . }}
+{{- $_ := set $c "database" "file:/etc/berth/secrets/database/url" }}
+{{- $_ := set $c "database_pool" (dict "connections" (int .Values.database.pool.connections) "timeout" .Values.database.pool.timeout) }}
+{{- $s3 := dict "bucket" .Values.s3.bucket "path_style" (include "berth.switch" .Values.s3.pathStyle) "encryption" .Values.s3.encryption "redirect" (include "berth.switch" .Values.s3.redirect) "redirect_expire" .Values.s3.redirectExpire }}
+{{- with .Values.s3.endpoint }}{{ $_ := set $s3 "endpoint" . }}{{ end }}
+{{- with .Values.s3.region }}{{ $_ := set $s3 "region" . }}{{ end }}
+{{- with .Values.s3.prefix }}{{ $_ := set $s3 "prefix" . }}{{ end }}
+{{- with .Values.s3.partSize }}{{ $_ := set $s3 "part_size" . }}{{ end }}
+{{- with .Values.s3.storageClass }}{{ $_ := set $s3 "storage_class" . }}{{ end }}
+{{- with .Values.s3.kmsKey }}{{ $_ := set $s3 "kms_key" . }}{{ end }}
+{{- with .Values.s3.redirectExcept }}{{ $_ := set $s3 "redirect_except" . }}{{ end }}
+{{- if .Values.s3.existingSecret }}
+{{- $_ := set $s3 "access_key_id" "file:/etc/berth/secrets/s3/access_key_id" }}
+{{- $_ := set $s3 "secret_access_key" "file:/etc/berth/secrets/s3/secret_access_key" }}
+{{- end }}
+{{- if .Values.s3.caSecret }}{{ $_ := set $s3 "ca_file" "/etc/berth/secrets/s3-ca/ca.crt" }}{{ end }}
+{{- $_ := set $c "storage" (dict "s3" $s3) }}
+{{- if not (hasKey (.Values.config.limits | default dict) "uploads") }}{{ $_ := set $c "limits" (dict "uploads" 32) }}{{ end }}
+{{- else }}
+{{- $_ := set $c "data" "/data" }}
+{{- end }}
+{{- mergeOverwrite (deepCopy .Values.config) $c | toYaml }}
+{{- end }}
