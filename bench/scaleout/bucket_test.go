@@ -1,0 +1,142 @@
+//go:build bench && linux
+
+package scaleout
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/berthregistry/berth/test/service"
+)
+
+const gib = 1 << 30
+
+// distinct makes random bytes another blob.
+type distinct struct {
+	*os.File
+	first [8]byte
+}
+
+func (d *distinct) ReadAt(p []byte, at int64) (int, error) {
+	n, err := d.File.ReadAt(p, at)
+	if at < 8 {
+		copy(p[:n], d.first[at:])
+	}
+	return n, err
+}
+
+// TestBucket measures a blob of 1 GiB through a node on S3, beside the same S3 server through the same client
+// library, and what a pull costs the node that sends its clients to the bucket.
+func TestBucket(t *testing.T) {
+	bucket := service.S3(t)
+	db := service.Postgres(t)
+	streamed := startNode(t, db, bucket, "BERTH_STORAGE_S3_REDIRECT=off")
+	redirecting := startNode(t, db, bucket, "BERTH_STORAGE_S3_REDIRECT=on")
+	client, err := minio.New(bucket.Endpoint[len("http://"):], &minio.Options{
+		Creds:  credentials.NewStaticV4(bucket.AccessKey, bucket.SecretKey, ""),
+		Region: bucket.Region, BucketLookup: minio.BucketLookupPath,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	file, err := os.Create(filepath.Join(t.TempDir(), "content"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	random := make([]byte, 1<<20)
+	for i := range random {
+		random[i] = byte(i * i >> 3)
+	}
+	for i := range gib / len(random) {
+		binary.LittleEndian.PutUint64(random, uint64(i)*0x9E3779B97F4A7C15)
+		if _, err := file.Write(random); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	rate := func(start time.Time) float64 { return gib / (1 << 20) / time.Since(start).Seconds() }
+	tab := table{name: "bucket", head: []string{"blob of 1 GiB", "through a node", "client library alone", "ratio"}}
+	var push, direct, pushRatio, pull, directPull, pullRatio, memory []float64
+	var costs []float64 // processor seconds of a node per GiB pulled
+	for round := range 5 {
+		d := &distinct{File: file}
+		binary.LittleEndian.PutUint64(d.first[:], uint64(round+1))
+		content := func() io.Reader { return io.NewSectionReader(d, 0, gib) }
+		h := sha256.New()
+		if _, err := io.Copy(h, content()); err != nil {
+			t.Fatal(err)
+		}
+		digest := fmt.Sprintf("sha256:%x", h.Sum(nil))
+
+		start := time.Now()
+		if _, err := client.PutObject(t.Context(), bucket.Name, fmt.Sprint("direct-", round), content(), gib, minio.PutObjectOptions{
+			PartSize: 16 << 20, NumThreads: 4, ConcurrentStreamParts: true,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		direct = append(direct, rate(start))
+
+		resp := do(t, http.MethodPost, streamed.URL+"/v2/app/blobs/uploads/", nil, 0, http.StatusAccepted)
+		drain(t, resp)
+		streamed.resetPeak(t)
+		start = time.Now()
+		drain(t, do(t, http.MethodPut, streamed.URL+resp.Header.Get("Location")+"&digest="+digest, content(), gib, http.StatusCreated))
+		push = append(push, rate(start))
+		memory = append(memory, streamed.peak(t))
+		pushRatio = append(pushRatio, push[round]/direct[round])
+
+		start = time.Now()
+		object, err := client.GetObject(t.Context(), bucket.Name, fmt.Sprint("direct-", round), minio.GetObjectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, object); n != gib || err != nil {
+			t.Fatal(n, err)
+		}
+		object.Close()
+		directPull = append(directPull, rate(start))
+
+		start = time.Now()
+		if n := drain(t, do(t, http.MethodGet, streamed.URL+"/v2/app/blobs/"+digest, nil, 0, http.StatusOK)); n != gib {
+			t.Fatal(n)
+		}
+		pull = append(pull, rate(start))
+		pullRatio = append(pullRatio, pull[round]/directPull[round])
+		t.Logf("round %d: push %.0f of %.0f MiB/s, pull %.0f of %.0f MiB/s, %.0f MiB", round, push[round], direct[round], pull[round], directPull[round], memory[round])
+
+		if round == 0 {
+			for _, n := range []*node{streamed, redirecting} {
+				before := n.cpu(t)
+				const pulls = 4
+				for range pulls {
+					if got := drain(t, do(t, http.MethodGet, n.URL+"/v2/app/blobs/"+digest, nil, 0, http.StatusOK)); got != gib {
+						t.Fatal(got)
+					}
+				}
+				costs = append(costs, (n.cpu(t)-before).Seconds()/pulls)
+			}
+		}
+		drain(t, do(t, http.MethodDelete, streamed.URL+"/v2/app/blobs/"+digest, nil, 0, http.StatusAccepted))
+		if err := client.RemoveObject(t.Context(), bucket.Name, fmt.Sprint("direct-", round), minio.RemoveObjectOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tab.add("push, MiB/s", median(push), median(direct), median(pushRatio))
+	tab.add("pull, streamed, MiB/s", median(pull), median(directPull), median(pullRatio))
+	tab.add("peak of the node's memory in a push, MiB", median(memory), "", "")
+	tab.add("the node's processor time for a pull, streamed, s", costs[0], "", "")
+	tab.add("the node's processor time for a pull, redirected, s", costs[1], "", "")
+	tab.show(t)
+}
