@@ -42,7 +42,8 @@ func TestClientsThatLeave(t *testing.T) {
 	if !eventually(settled) {
 		t.Errorf("%g connections stay open", metric(t, s, "berth_http_connections"))
 	}
-	if !eventually(func() bool { return metric(t, s, "go_goroutines") <= goroutines+2 && files(t, s) <= open+1 }) {
+	// The database may have opened its other connections meanwhile, of three files each. A leak would be of hundreds.
+	if !eventually(func() bool { return metric(t, s, "go_goroutines") <= goroutines+2 && files(t, s) <= open+10 }) {
 		t.Errorf("goroutines: %g before, %g after; open files: %d before, %d after",
 			goroutines, metric(t, s, "go_goroutines"), open, files(t, s))
 	}
