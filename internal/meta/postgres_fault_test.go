@@ -233,12 +233,36 @@ func TestPostgresReplicaByMistake(t *testing.T) {
 	}
 }
 
-// proxy passes connections on, until it is cut off: then bytes get lost without a word.
+// proxy passes connections on, until it is cut off: then bytes get lost without a word. A connection
+// that has lost some is reset once the proxy passes on again.
 type proxy struct {
 	net.Listener
 	to    string
 	cut   atomic.Bool
 	close atomic.Bool // when the server answers next
+
+	mu   sync.Mutex // held also where cut changes to false
+	lost []net.Conn
+}
+
+func (p *proxy) heal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut.Store(false)
+	for _, c := range p.lost {
+		c.Close()
+	}
+	p.lost = nil
+}
+
+// lose tells whether what a connection sends is lost.
+func (p *proxy) lose(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cut.Load() {
+		p.lost = append(p.lost, c)
+	}
+	return p.cut.Load()
 }
 
 func newProxy(t *testing.T, to string) *proxy {
@@ -277,7 +301,7 @@ func (p *proxy) serve(in net.Conn) {
 				out.Close()
 				return
 			}
-			if !p.cut.Load() {
+			if !p.lose(in) {
 				if _, err := to.Write(b[:n]); err != nil {
 					return
 				}
@@ -334,7 +358,7 @@ func TestPostgresPartition(t *testing.T) {
 	if _, err := db.Manifest(ctx, "a", byTag("t"), true); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	p.cut.Store(false)
+	p.heal()
 	for i := 0; ; i++ {
 		m, err := db.Manifest(t.Context(), "a", byTag("t"), true)
 		if err == nil {
@@ -379,7 +403,7 @@ func TestPostgresLostCommit(t *testing.T) {
 			p.cut.Store(!p.close.Load())
 			return nil
 		})
-		p.cut.Store(false)
+		p.heal()
 		if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "commit") || runs != 1 {
 			t.Errorf("%s: after %d runs: %v", how, runs, err)
 		}

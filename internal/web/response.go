@@ -237,6 +237,16 @@ func (b *body) interrupt() {
 	}
 }
 
+// abandon has an error sent at once, although the body is of unknown length and has not been read: net/http would wait
+// for up to 256 KiB of it before, and who streams may take long to send them.
+func (b *body) abandon() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.end && !b.w.http2 {
+		b.w.Header().Set("Connection", "close")
+	}
+}
+
 // leave is called when the handler is done. The server may wait for the rest of the
 // body before it sends the answer, for which there must be time afterwards.
 func (b *body) leave() {

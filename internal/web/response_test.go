@@ -84,8 +84,15 @@ func TestUnreadBody(t *testing.T) {
 	if resp.StatusCode != http.StatusBadRequest || !closed {
 		t.Errorf("status %d, closed %t: %s", resp.StatusCode, closed, body)
 	}
-	// Of a little, the connection is worth more.
+	// Who streams is answered before it has sent all.
 	c := dial(t, s)
+	io.WriteString(c, "PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || resp.StatusCode != http.StatusBadRequest || !resp.Close {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	// Of a little, the connection is worth more.
+	c = dial(t, s)
 	for range 2 {
 		io.WriteString(c, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n0123456789")
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)

@@ -135,6 +135,9 @@ func (s *Server) fail(w *Response, r *http.Request, err error) {
 	if w.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
+	if w.body != nil && r.ContentLength < 0 {
+		w.body.abandon()
+	}
 	WriteError(w, e)
 }
 

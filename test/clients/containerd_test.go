@@ -64,7 +64,17 @@ func (c ctr) push(ref string, args ...string) string {
 
 func (c ctr) runImage(ref string) string {
 	c.T.Helper()
-	return c.Run("run", "--rm", ref, "berth-test")
+	// Into a file, as ctr may end before it has read the pipe.
+	out := filepath.Join(c.T.TempDir(), "out")
+	if err := os.WriteFile(out, nil, 0o600); err != nil {
+		c.T.Fatal(err)
+	}
+	c.Run("run", "--rm", "--log-uri", "file://"+out, ref, "berth-test")
+	b, err := os.ReadFile(out)
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	return string(b)
 }
 
 // mirror has containerd ask the registry first for what is in docker.io.
