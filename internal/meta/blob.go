@@ -21,11 +21,11 @@ type Blob struct {
 // Blob returns a blob that the repository has, or ErrNotFound. The result is
 // shared: it must not be changed.
 func (db *DB) Blob(ctx context.Context, r oci.Repository, d oci.Digest) (*Blob, error) {
-	k := cacheKey{r, d.String(), true}
+	k := cacheKey{repository: r, ref: d.String(), kind: ofBlob}
 	if v, ok := db.cache.get(k); ok {
 		return v.(*Blob), nil
 	}
-	version := db.cache.version(r)
+	version := db.cache.version(k)
 	b := &Blob{Digest: d}
 	var since *int64
 	err := db.queryRow(ctx, `SELECT b.size, b.storage_key, rb.unreferenced_since

@@ -20,10 +20,11 @@ const (
 // cache remembers what point reads found. It is exact, not merely recent: a
 // process has its SQLite database for itself, every change names the repositories that
 // it touches, and their entries are dropped before the change is acknowledged.
-// So it answers as SQL would, and takes no right back late. A nil cache remembers nothing.
+// So it answers as SQL would, and takes no right back late: whatever changes rights drops all Facts. A nil cache remembers nothing.
 type cache struct {
 	seed     maphash.Seed
 	versions [stripes]atomic.Uint64 // by hash of the repository's name
+	rights   atomic.Uint64          // of everything that access.Facts are made of, repositories aside
 
 	mu    sync.Mutex
 	lru   *simplelru.LRU[cacheKey, cacheEntry]
@@ -33,12 +34,22 @@ type cache struct {
 type cacheKey struct {
 	repository oci.Repository
 	ref        string // a tag, or a digest
-	blob       bool   // the blob of that digest, not the manifest
+	kind       cacheKind
+	account    int64 // of ofFacts, as the next
+	credential int64
 }
+
+type cacheKind uint8
+
+const (
+	ofManifest cacheKind = iota
+	ofBlob
+	ofFacts
+)
 
 type cacheEntry struct {
 	version uint64
-	value   any // *Manifest or *Blob
+	value   any // *Manifest, *Blob or *access.Facts
 	cost    int
 }
 
@@ -57,11 +68,15 @@ func (c *cache) counter(r oci.Repository) *atomic.Uint64 {
 }
 
 // version must be read before the database is, and handed to put with what was found.
-func (c *cache) version(r oci.Repository) uint64 {
+func (c *cache) version(k cacheKey) uint64 {
 	if c == nil {
 		return 0
 	}
-	return c.counter(r).Load()
+	v := c.counter(k.repository).Load()
+	if k.kind == ofFacts {
+		v += c.rights.Load() // both only grow, so the sum stays the same only if both do
+	}
+	return v
 }
 
 func (c *cache) invalidate(r oci.Repository) { c.counter(r).Add(1) }
@@ -70,7 +85,7 @@ func (c *cache) get(k cacheKey) (any, bool) {
 	if c == nil {
 		return nil, false
 	}
-	v := c.version(k.repository)
+	v := c.version(k)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.lru.Get(k)

@@ -3,15 +3,13 @@ package meta
 import (
 	"fmt"
 	"testing"
-
-	"github.com/berthregistry/berth/internal/oci"
 )
 
 func TestSQLiteCacheIsBounded(t *testing.T) {
 	c := newCache()
 	fill := func(n, body int) {
 		for i := range n {
-			c.put(cacheKey{"r", fmt.Sprint(i), false}, c.version("r"), i, body)
+			c.put(cacheKey{repository: "r", ref: fmt.Sprint(i)}, c.version(cacheKey{repository: "r"}), i, body)
 			if c.bytes > cacheBytes {
 				t.Fatalf("%d bytes after %d entries of %d", c.bytes, i, body)
 			}
@@ -33,11 +31,11 @@ func TestSQLiteCacheIsBounded(t *testing.T) {
 	if got := sum(); got != c.bytes || got < cacheBytes/2 {
 		t.Errorf("the entries have %d bytes, the cache counts %d", got, c.bytes)
 	}
-	if _, ok := c.get(cacheKey{"r", "99", false}); !ok {
+	if _, ok := c.get(cacheKey{repository: "r", ref: "99"}); !ok {
 		t.Error("the newest entry is not there")
 	}
-	c.put(cacheKey{"r", "large", false}, c.version("r"), 1, cacheMaxBody+1)
-	if _, ok := c.get(cacheKey{"r", "large", false}); ok {
+	c.put(cacheKey{repository: "r", ref: "large"}, c.version(cacheKey{repository: "r"}), 1, cacheMaxBody+1)
+	if _, ok := c.get(cacheKey{repository: "r", ref: "large"}); ok {
 		t.Error("an entry that is too large was taken")
 	}
 }
@@ -45,16 +43,16 @@ func TestSQLiteCacheIsBounded(t *testing.T) {
 func TestSQLiteCacheKeys(t *testing.T) {
 	c := newCache()
 	d := digestOf("d").String()
-	keys := []cacheKey{{"a", d, false}, {"a", d, true}, {"b", d, false}, {"a", "t", false}}
+	keys := []cacheKey{{repository: "a", ref: d}, {repository: "a", ref: d, kind: ofBlob}, {repository: "b", ref: d}, {repository: "a", ref: "t"}}
 	for i, k := range keys {
-		c.put(k, c.version(k.repository), i, 0)
+		c.put(k, c.version(k), i, 0)
 	}
 	for i, k := range keys {
 		if v, ok := c.get(k); !ok || v != i {
 			t.Errorf("%v: %v, %v", k, v, ok)
 		}
 	}
-	old := c.version("a")
+	old := c.version(cacheKey{repository: "a"})
 	c.invalidate("a")
 	for _, k := range keys {
 		if _, ok := c.get(k); ok != (k.repository == "b") {
@@ -66,7 +64,7 @@ func TestSQLiteCacheKeys(t *testing.T) {
 		t.Error("what was read before a change is believed after it")
 	}
 	var none *cache
-	none.put(keys[0], none.version(oci.Repository("a")), 1, 0)
+	none.put(keys[0], none.version(keys[0]), 1, 0)
 	if _, ok := none.get(keys[0]); ok {
 		t.Error("no cache remembers")
 	}

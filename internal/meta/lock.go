@@ -52,6 +52,14 @@ func (d dialect) list(parameter string) string {
 	return `json_each(` + parameter + `) AS list`
 }
 
+// jsonRows returns an expression that aggregates rows of columns into a JSON array of arrays.
+func (d dialect) jsonRows(columns string) string {
+	if d.postgres {
+		return `json_agg(json_build_array(` + columns + `))`
+	}
+	return `json_group_array(json_array(` + columns + `))`
+}
+
 // jsonOf returns a JSON array.
 func jsonOf[T int64 | string](values []T) string {
 	b, err := json.Marshal(values)

@@ -23,11 +23,11 @@ type Manifest struct {
 // Manifest returns a manifest by tag or digest, or ErrNotFound. Without body, a
 // large one is not read. The result is shared: it must not be changed.
 func (db *DB) Manifest(ctx context.Context, r oci.Repository, ref oci.Reference, body bool) (*Manifest, error) {
-	k := cacheKey{r, ref.String(), false}
+	k := cacheKey{repository: r, ref: ref.String()}
 	if v, ok := db.cache.get(k); ok {
 		return v.(*Manifest), nil
 	}
-	version := db.cache.version(r)
+	version := db.cache.version(k)
 	const columns = `m.digest, m.media_type, m.size, CASE WHEN m.size <= $3 THEN m.body END`
 	most := int64(cacheMaxBody) // a small body is read even for who does not ask for it: it saves asking again, or fits the cache
 	if body {

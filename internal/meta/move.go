@@ -87,7 +87,8 @@ func (db *DB) BeginMove(ctx context.Context, identity string, now time.Time) (sw
 		}
 		var occupied bool
 		if err := t.queryRow(`SELECT EXISTS (SELECT 1 FROM repository) OR EXISTS (SELECT 1 FROM blob) OR EXISTS (SELECT 1 FROM tag_log)
-			OR EXISTS (SELECT 1 FROM upload) OR EXISTS (SELECT 1 FROM doomed_object)`).Scan(&occupied); err != nil {
+			OR EXISTS (SELECT 1 FROM upload) OR EXISTS (SELECT 1 FROM doomed_object)
+			OR EXISTS (SELECT 1 FROM account) OR EXISTS (SELECT 1 FROM organization)`).Scan(&occupied); err != nil {
 			return err
 		}
 		if occupied {
@@ -213,7 +214,18 @@ func MovedTables() []Table {
 		return Table{name, strings.Fields(columns), len(lowest), lowest}
 	}
 	return []Table{
-		table("repository", "id name created_at listed", 0),
+		table("organization", "id name public creation created_at", 0),
+		table("account", "id name robot organization_id source subject display_name mail password admin disabled networks expires_at created_at seen_at", 0),
+		table("credential", "id account_id kind name hash actions repositories networks created_at expires_at used_at used_from", 0),
+		table("team", "id organization_id name created_at", 0),
+		table("team_member", "account_id team_id", 0, 0),
+		table("team_group", "source name team_id", "", "", 0),
+		table("account_group", "account_id source name", 0, "", ""),
+		table("access_grant", "id organization_id account_id team_id repositories tags role actions created_at", 0),
+		table("trust_rule", "id account_id issuer rule created_at", 0),
+		table("signing_key", "kid private signs_from known_until", ""),
+		table("audit", "id at account_id actor credential client action object detail allowed", 0),
+		table("repository", "id name created_at listed public", 0),
 		table("blob", "id digest size storage_key created_at", 0),
 		table("repository_blob", "repository_id blob_id unreferenced_since", 0, 0),
 		table("manifest", "id repository_id digest media_type size artifact_type subject annotations created_at body", 0),

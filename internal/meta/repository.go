@@ -108,6 +108,7 @@ func (t *tx) makeRepository(r oci.Repository, now time.Time, lock bool) (int64, 
 		ON CONFLICT (name) DO NOTHING`, string(r), now.UnixMilli()); err != nil {
 		return 0, err
 	}
+	t.touch(r)
 	id, err = find(r)
 	if errors.Is(err, ErrNotFound) {
 		return 0, errAgain // another one made it and dropped it
@@ -115,10 +116,14 @@ func (t *tx) makeRepository(r oci.Repository, now time.Time, lock bool) (int64, 
 	return id, err
 }
 
-// dropIfEmpty deletes a repository that holds nothing any more and returns how many it were. The caller has the lock
+// dropIfEmpty deletes a repository that holds nothing any more, not even a setting, and returns how many it were. The caller has the lock
 // on the repository, so that of two who take away the last things one sees that nothing is left.
 func (t *tx) dropIfEmpty(repo int64) (int64, error) {
-	return t.exec(`DELETE FROM repository WHERE id = $1
+	n, err := t.exec(`DELETE FROM repository WHERE id = $1 AND public IS NULL
 		AND NOT EXISTS (SELECT 1 FROM repository_blob WHERE repository_id = $1)
 		AND NOT EXISTS (SELECT 1 FROM manifest WHERE repository_id = $1)`, repo)
+	if n > 0 {
+		t.touchRights()
+	}
+	return n, err
 }

@@ -14,6 +14,7 @@ type tx struct {
 	db      *DB
 	on      conn
 	touched []oci.Repository
+	rights  bool  // Facts may have changed
 	wrote   bool  // rows may have changed
 	failed  error // of the first statement that failed
 	// exclusive is set when the change was tried without the lock on its repository and turned
@@ -29,6 +30,9 @@ type conn interface {
 
 // touch tells that the change affects what is read of a repository.
 func (t *tx) touch(r oci.Repository) { t.touched = append(t.touched, r) }
+
+// touchRights tells that the change affects Facts beyond the repositories that it touches.
+func (t *tx) touchRights() { t.rights = true }
 
 // exec runs a statement and returns how many rows it changed.
 func (t *tx) exec(text string, args ...any) (int64, error) {

@@ -239,6 +239,9 @@ func (w *writer) invalidate(group []*change) {
 		for _, r := range c.tx.touched {
 			w.cache.invalidate(r)
 		}
+		if c.tx.rights {
+			w.cache.rights.Add(1)
+		}
 	}
 }
 

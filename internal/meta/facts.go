@@ -1,0 +1,176 @@
+package meta
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// factsColumns and factsTables ask for Facts: $1 is the account, $2 the credential, $3 the organization's name, $4 the repository's.
+func (d dialect) factsColumns() string {
+	return `a.id, a.name, a.robot = 1, a.admin = 1, a.disabled = 1, a.networks, a.expires_at,
+		c.id, c.name, c.actions, c.repositories, c.networks, c.expires_at,
+		r.id, r.public = 1, o.id, o.public = 1, o.creation,
+		(SELECT ` + d.jsonRows("g.id, g.team, g.everywhere, g.repositories, g.tags, g.role, g.actions") + ` FROM (` + grantsOf + `) AS g)`
+}
+
+const (
+	factsTables = `(SELECT 1 AS one) AS one
+		LEFT JOIN account a ON a.id = $1
+		LEFT JOIN credential c ON c.id = $2 AND c.account_id = $1
+		LEFT JOIN organization o ON o.name = $3
+		LEFT JOIN repository r ON r.name = $4`
+
+	// grantsOf are the account's own and those of its teams, in the organization and everywhere.
+	grantsOf = `SELECT g.id, '' AS team, CAST(g.organization_id IS NULL AS INTEGER) AS everywhere, g.repositories, g.tags, g.role, g.actions
+			FROM access_grant g WHERE g.account_id = $1 AND (g.organization_id = o.id OR g.organization_id IS NULL)
+		UNION ALL
+		SELECT g.id, t.name, CAST(g.organization_id IS NULL AS INTEGER), g.repositories, g.tags, g.role, g.actions
+			FROM access_grant g JOIN team t ON t.id = g.team_id
+			WHERE g.team_id IN (` + teamsOf + `) AND (g.organization_id = o.id OR g.organization_id IS NULL)`
+
+	// teamsOf are those that the account was put into, and those of the groups that it has elsewhere.
+	teamsOf = `SELECT m.team_id FROM team_member m WHERE m.account_id = $1
+		UNION SELECT tg.team_id FROM account_group ag JOIN team_group tg ON tg.source = ag.source AND tg.name = ag.name WHERE ag.account_id = $1`
+)
+
+// Facts returns what rights of an account rest on, for one repository: account 0 stands for who did not sign in, credential
+// 0 for a password. The result is shared: it must not be changed.
+func (db *DB) Facts(ctx context.Context, account, credential int64, r oci.Repository) (*access.Facts, error) {
+	k := cacheKey{repository: r, kind: ofFacts, account: account, credential: credential}
+	if v, ok := db.cache.get(k); ok {
+		return v.(*access.Facts), nil
+	}
+	version := db.cache.version(k)
+	s := factsScan{account: account, credential: credential}
+	if err := db.queryRow(ctx, `SELECT `+db.factsColumns()+` FROM `+factsTables,
+		account, credential, access.Organization(r), string(r)).Scan(s.dest()...); err != nil {
+		return nil, fmt.Errorf("rights of account %d on %s: %w", account, r, err)
+	}
+	f, err := s.facts(r)
+	if err != nil {
+		return nil, fmt.Errorf("rights of account %d on %s: %w", account, r, err)
+	}
+	db.cache.put(k, version, f, 200*len(f.Grants))
+	return f, nil
+}
+
+// factsScan is where the columns of Facts are scanned to.
+type factsScan struct {
+	account, credential int64
+
+	accountID                 *int64
+	accountName               *string
+	robot, admin, disabled    *bool
+	accountNetworks           *string
+	accountExpires            *int64
+	credentialID              *int64
+	credentialName            *string
+	actions                   *int64
+	repositories, credentials *string
+	credentialExpires         *int64
+	repository                *int64
+	public                    *bool
+	organization              *int64
+	organizationPublic        *bool
+	creation                  *string
+	grants                    *string
+}
+
+func (s *factsScan) dest() []any {
+	return []any{
+		&s.accountID, &s.accountName, &s.robot, &s.admin, &s.disabled, &s.accountNetworks, &s.accountExpires,
+		&s.credentialID, &s.credentialName, &s.actions, &s.repositories, &s.credentials, &s.credentialExpires,
+		&s.repository, &s.public, &s.organization, &s.organizationPublic, &s.creation, &s.grants,
+	}
+}
+
+func (s *factsScan) facts(r oci.Repository) (*access.Facts, error) {
+	f := &access.Facts{Repository: r, Exists: s.repository != nil, Public: s.public}
+	f.Lost = s.account != 0 && s.accountID == nil || s.credential != 0 && s.credentialID == nil
+	var errs []error
+	note := func(err error) { errs = append(errs, err) }
+	if s.accountID != nil {
+		f.Account = &access.Account{ID: *s.accountID, Name: *s.accountName, Robot: *s.robot, Admin: *s.admin, Disabled: *s.disabled,
+			Networks: networks(*s.accountNetworks, note), Expires: timeOf(s.accountExpires)}
+	}
+	if s.credentialID != nil {
+		f.Credential = &access.Credential{ID: *s.credentialID, Name: *s.credentialName, Actions: access.Actions(*s.actions),
+			Repositories: patterns(*s.repositories, note), Networks: networks(*s.credentials, note), Expires: timeOf(s.credentialExpires)}
+	}
+	if s.organization != nil {
+		f.OrganizationID, f.OrganizationPublic, f.Creation = *s.organization, *s.organizationPublic, access.Creation(*s.creation)
+	}
+	if s.grants != nil {
+		var rows []grantRow
+		note(json.Unmarshal([]byte(*s.grants), &rows))
+		for _, g := range rows {
+			f.Grants = append(f.Grants, g.grant(note))
+		}
+	}
+	return f, errors.Join(errs...)
+}
+
+// grantRow is a grant as jsonRows has it.
+type grantRow struct {
+	id           int64
+	team         string
+	everywhere   int
+	repositories string
+	tags         string
+	role         string
+	actions      int64
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (g *grantRow) UnmarshalJSON(b []byte) error {
+	return json.Unmarshal(b, &[]any{&g.id, &g.team, &g.everywhere, &g.repositories, &g.tags, &g.role, &g.actions})
+}
+
+func (g *grantRow) grant(note func(error)) access.Grant {
+	return access.Grant{ID: g.id, Team: g.team, Everywhere: g.everywhere != 0, Repositories: patterns(g.repositories, note),
+		Tags: patterns(g.tags, note), Role: access.Role(g.role), Actions: access.Actions(g.actions)}
+}
+
+// patterns and networks read what was checked when it was written.
+func patterns(s string, note func(error)) access.Patterns {
+	p, err := access.ParsePatterns(s)
+	note(err)
+	return p
+}
+
+func networks(s string, note func(error)) access.Networks {
+	n, err := access.ParseNetworks(s)
+	note(err)
+	return n
+}
+
+// timeOf returns a time that may be null, which is the zero time.
+func timeOf(ms *int64) time.Time {
+	if ms == nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(*ms)
+}
+
+// nullTime is the opposite of timeOf.
+func nullTime(t time.Time) *int64 {
+	if t.IsZero() {
+		return nil
+	}
+	ms := t.UnixMilli()
+	return &ms
+}
+
+// nullText is null for an empty text.
+func nullText(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
