@@ -34,9 +34,11 @@ var allowed = map[string][]string{
 	"internal/fsck":          {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/move":          {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/web":           {"internal/oci"},
-	"internal/distribution":  {"internal/meta", "internal/oci", "internal/registry", "internal/web"},
+	"internal/auth":          {"internal/access", "internal/meta", "internal/oci"},
+	"internal/token":         {"internal/auth", "internal/oci", "internal/web"},
+	"internal/distribution":  {"internal/access", "internal/auth", "internal/meta", "internal/oci", "internal/registry", "internal/web"},
 	"internal/server": {
-		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job",
+		"internal/auth", "internal/token", "internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job",
 		"internal/meta", "internal/oci", "internal/registry", "internal/upstream", "internal/web",
 	},
 	"cmd/berth": {"internal/blob/fs", "internal/fsck", "internal/meta", "internal/move", "internal/oci", "internal/server", "internal/upstream"},

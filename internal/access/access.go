@@ -6,6 +6,8 @@
 package access
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/bits"
 	"net/netip"
@@ -113,16 +115,16 @@ func ParseRole(s string) (Role, error) {
 	return "", fmt.Errorf("there is no role %q; there are reader, writer, maintainer, owner", s)
 }
 
-// Patterns match names: those that a pattern matches and no pattern behind a "!" does. * stands for any text without
-// a slash, ** for any text. No patterns match everything; patterns that all begin with "!" match everything else.
+// Patterns match names: those that a pattern matches and no pattern behind a "!" does. * stands for anything within a part between
+// slashes, ** for any number of parts, {a,b} for either. No patterns match everything; patterns that all begin with "!" match everything else.
 type Patterns []string
 
-// ParsePatterns reads patterns with spaces or commas between.
+// ParsePatterns reads patterns with spaces between.
 func ParsePatterns(s string) (Patterns, error) {
-	p := Patterns(strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' }))
+	p := Patterns(strings.Fields(s))
 	for _, one := range p {
 		if bare := strings.TrimPrefix(one, "!"); bare == "" || !doublestar.ValidatePattern(bare) {
-			return nil, fmt.Errorf("%q is no pattern: * stands for any text without a slash, ** for any text, {a,b} for either", one)
+			return nil, fmt.Errorf("%q is no pattern: it is a name in which * stands for anything within a part between slashes, and ** for any number of parts", one)
 		}
 	}
 	return p, nil
@@ -199,6 +201,17 @@ type Account struct {
 	Disabled bool
 	Expires  time.Time // zero for never
 	Networks Networks
+	// Proof stands for the password: it changes when the password does. Empty if there is none.
+	Proof string
+}
+
+// ProofOf returns the Proof of a password's hash. It tells nothing about the password.
+func ProofOf(hash string) string {
+	if hash == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(hash))
+	return hex.EncodeToString(sum[:8])
 }
 
 // Credential is what the account proved itself with, if that narrows what it may do.

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/web"
@@ -36,6 +37,13 @@ type Options struct {
 	RedirectExpire time.Duration
 	// ReadOnly refuses pushes and deletes.
 	ReadOnly bool
+
+	// Auth, if not nil, says who may do what. Else everybody may do everything.
+	Auth *auth.Auth
+	// Service is what challenges call this registry.
+	Service string
+	// Origin tells the scheme and host by which a client reaches this registry, such as https://registry.example.com.
+	Origin func(*http.Request) string
 }
 
 // Handler serves the protocol. Use Serve as a web.HandlerFunc; it may be used concurrently.
@@ -58,22 +66,22 @@ func New(reg *registry.Registry, opts Options) *Handler {
 	}
 }
 
-// access is what a route does to a repository.
-type access string
+// routeAccess is what a route does to a repository.
+type routeAccess string
 
 const (
-	accessNone   access = "none" // reveals nothing
-	accessList   access = "list" // of all repositories
-	accessPull   access = "pull"
-	accessPush   access = "push"
-	accessDelete access = "delete"
+	accessNone   routeAccess = "none" // reveals nothing
+	accessList   routeAccess = "list" // of all repositories
+	accessPull   routeAccess = "pull"
+	accessPush   routeAccess = "push"
+	accessDelete routeAccess = "delete"
 )
 
 // route is a row of the table: who calls method on kind needs access and is served by serve.
 type route struct {
 	kind   kind
 	method string
-	access access
+	access routeAccess
 	serve  func(*Handler, *web.Response, *request) error
 }
 
@@ -141,6 +149,11 @@ func (h *Handler) Serve(w *web.Response, r *http.Request) error {
 	if h.opts.ReadOnly && (row.access == accessPush || row.access == accessDelete) {
 		return errReadOnly
 	}
+	if h.opts.Auth != nil {
+		if err := h.authorize(w, req, row); err != nil {
+			return err
+		}
+	}
 	return row.serve(h, w, req)
 }
 
@@ -161,5 +174,8 @@ func (h *Handler) location(path string) string { return h.opts.ExternalURL + pat
 
 // actor names who makes a request, for the tag log.
 func (h *Handler) actor(req *request) string {
+	if req.identity != nil {
+		return req.identity.Actor()
+	}
 	return "anonymous@" + h.opts.Client(req.http).String()
 }

@@ -22,7 +22,7 @@ func (h *Handler) startUpload(w *web.Response, req *request) error {
 		// A source that cannot be is one that has nothing: the client uploads instead.
 		from, err := oci.ParseRepository(q.Get("from"))
 		if err == nil || !q.Has("from") {
-			mounted, err := h.reg.MountBlob(req.http.Context(), req.repository, from, d)
+			mounted, err := h.mount(req, from, d)
 			if err != nil {
 				return err
 			}
@@ -47,7 +47,16 @@ func (h *Handler) startUpload(w *web.Response, req *request) error {
 			return err
 		}
 	}
-	return h.uploadAccepted(w, h.reg.StartUpload(req.repository, alg), 0, http.StatusAccepted)
+	return h.uploadAccepted(w, h.reg.StartUpload(req.repository, alg, req.account()), 0, http.StatusAccepted)
+}
+
+// mount gives the repository a blob of another one, from which the client must be allowed to pull.
+func (h *Handler) mount(req *request, from oci.Repository, d oci.Digest) (bool, error) {
+	may, err := h.mayMount(req, from)
+	if err != nil || !may {
+		return false, err
+	}
+	return h.reg.MountBlob(req.http.Context(), req.repository, from, d)
 }
 
 // putBlob serves end-4b (spec.md#single-post).
@@ -145,9 +154,10 @@ func (h *Handler) cancelUpload(w *web.Response, req *request) error {
 	return nil
 }
 
-// session reads the session that the path and its _state parameter name.
+// session reads the session that the path and its _state parameter name. It is for who began it, and for nobody else; for them, also
+// with a token that has expired meanwhile.
 func (h *Handler) session(req *request) (registry.Session, error) {
-	return h.reg.Session(req.repository, req.uploadID, req.query.Get("_state"))
+	return h.reg.Session(req.repository, req.uploadID, req.query.Get("_state"), req.account())
 }
 
 // admit takes a place among the requests that send blobs, so that their buffers are bounded.
@@ -255,7 +265,7 @@ func (h *Handler) deleteBlob(w *web.Response, req *request) error {
 
 // deleteManifest serves end-9 (spec.md#deleting-tags, spec.md#deleting-manifests).
 func (h *Handler) deleteManifest(w *web.Response, req *request) error {
-	if err := h.reg.DeleteManifest(req.http.Context(), req.repository, req.reference, h.actor(req)); err != nil {
+	if err := h.reg.DeleteManifest(req.http.Context(), req.repository, req.reference, h.actor(req), h.mayDelete(req)); err != nil {
 		return err
 	}
 	return accepted(w)

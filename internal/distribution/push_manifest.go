@@ -35,6 +35,7 @@ func (h *Handler) putManifest(w *web.Response, req *request) error {
 		Body:        body,
 		Actor:       h.actor(req),
 		Condition:   condition(req.http.Header),
+		Allow:       h.maySet(req),
 	})
 	if err != nil {
 		return err

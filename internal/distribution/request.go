@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/oci"
 )
 
@@ -37,6 +39,10 @@ type request struct {
 	uploadID   string        // kindUpload
 	namespace  string        // the ns parameter
 	query      url.Values    // nil if there is none
+
+	// Who makes the request, and what their rights to the repository rest on; nil without access control.
+	identity *auth.Identity
+	facts    *access.Facts
 }
 
 // parse reads the path and the query. With an error, kind may still tell what was meant.
@@ -49,6 +55,14 @@ func parse(r *http.Request) (*request, error) {
 		}
 	}
 	return req, req.parsePath(r.URL.Path)
+}
+
+// account is who makes the request, 0 for who did not sign in.
+func (req *request) account() int64 {
+	if req.identity == nil {
+		return 0
+	}
+	return req.identity.Account
 }
 
 func (req *request) parsePath(path string) error {

@@ -129,8 +129,14 @@ func (db *DB) ChangeAccount(ctx context.Context, name string, change func(*Accou
 		if err != nil {
 			return err
 		}
+		password := a.Password
 		if err := change(a); err != nil {
 			return err
+		}
+		if a.Password != password { // what was got for it goes with it
+			if _, err := t.exec(`DELETE FROM credential WHERE account_id = $1 AND kind = $2`, a.ID, string(RefreshCredential)); err != nil {
+				return err
+			}
 		}
 		t.touchRights()
 		_, err = t.exec(`UPDATE account SET source = $2, subject = $3, display_name = $4, mail = $5, password = $6, admin = $7, disabled = $8, networks = $9,

@@ -79,7 +79,7 @@ func (p *manifestParts) load(offset int64) error {
 
 func (g *Registry) manifestUnknown(ctx context.Context, r oci.Repository, ref oci.Reference) error {
 	if there, err := g.db.RepositoryExists(ctx, r); err == nil && !there {
-		return nameUnknown(r)
+		return NameUnknown(r)
 	}
 	if ref.IsDigest() {
 		return oci.Errorf(oci.CodeManifestUnknown, "repository %s has no manifest %s", r, ref)
@@ -97,6 +97,9 @@ type Push struct {
 	Actor       string
 	// Condition, if not nil, must answer true for the digest that the tag points to, zero if there is none.
 	Condition func(current oci.Digest) bool
+	// Allow, if not nil, is asked about each tag with the digest that it points to, zero if there is none, and the one that it is to
+	// point to. With an error nothing happens.
+	Allow func(tag oci.Tag, current, next oci.Digest) error
 }
 
 // Pushed says what became of a Push.

@@ -208,7 +208,7 @@ func (g *Registry) MountBlob(ctx context.Context, into, from oci.Repository, d o
 func (g *Registry) Tags(ctx context.Context, r oci.Repository, after string, n int) ([]string, error) {
 	tags, err := g.db.Tags(ctx, r, after, n)
 	if errors.Is(err, meta.ErrNotFound) {
-		return nil, nameUnknown(r)
+		return nil, NameUnknown(r)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tags of %s: %w", r, err)
@@ -238,6 +238,7 @@ func blobUnknown(r oci.Repository, d oci.Digest) error {
 	return oci.Errorf(oci.CodeBlobUnknown, "repository %s has no blob %s", r, d)
 }
 
-func nameUnknown(r oci.Repository) error {
+// NameUnknown is the answer to who asks for a repository that does not exist, or not for them.
+func NameUnknown(r oci.Repository) error {
 	return oci.Errorf(oci.CodeNameUnknown, "there is no repository %s", r)
 }

@@ -20,37 +20,50 @@ type Session struct {
 	Repository oci.Repository
 	Algorithm  oci.Algorithm
 	Started    time.Time // to the second
+	Account    int64     // who began it; 0 for who did not sign in
 }
 
 // StartUpload begins an upload (spec.md#pushing-blobs).
-func (g *Registry) StartUpload(r oci.Repository, a oci.Algorithm) Session {
-	return Session{ID: uuid.NewString(), Repository: r, Algorithm: a, Started: time.Unix(time.Now().Unix(), 0)}
+func (g *Registry) StartUpload(r oci.Repository, a oci.Algorithm, account int64) Session {
+	return Session{ID: uuid.NewString(), Repository: r, Algorithm: a, Started: time.Unix(time.Now().Unix(), 0), Account: account}
 }
+
+// The head of a token says what the session's fields are; that of an account's session has 8 bytes more.
+const (
+	headLength        = 9
+	accountHeadLength = headLength + 8
+)
 
 // Token returns what proves, with ID and Repository, that this registry began the session.
 func (g *Registry) Token(s Session) string {
-	var b [9 + sha256.Size]byte
+	b := make([]byte, headLength, accountHeadLength+sha256.Size)
 	binary.BigEndian.PutUint64(b[:8], uint64(s.Started.Unix()))
 	if s.Algorithm == oci.SHA512 {
 		b[8] = 1
 	}
-	g.seal(s, b[:9], b[9:9])
-	return base64.RawURLEncoding.EncodeToString(b[:])
+	if s.Account != 0 {
+		b = binary.BigEndian.AppendUint64(b, uint64(s.Account))
+	}
+	return base64.RawURLEncoding.EncodeToString(g.seal(s, b, b))
 }
 
 // Session checks what a client sent back. A session of another repository, of
-// another registry, or an expired one is unknown.
-func (g *Registry) Session(r oci.Repository, id, token string) (Session, error) {
+// another registry or of another account, or an expired one is unknown.
+func (g *Registry) Session(r oci.Repository, id, token string, account int64) (Session, error) {
 	unknown := oci.Errorf(oci.CodeBlobUploadUnknown, "there is no such upload in %s: it may have ended or expired; begin a new one, and use its Location as it is", r)
 	b, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || len(b) != 9+sha256.Size || b[8] > 1 {
+	head := len(b) - sha256.Size
+	if err != nil || head != headLength && head != accountHeadLength || b[8] > 1 {
 		return Session{}, unknown
 	}
 	s := Session{ID: id, Repository: r, Algorithm: oci.SHA256, Started: time.Unix(int64(binary.BigEndian.Uint64(b)), 0)}
 	if b[8] == 1 {
 		s.Algorithm = oci.SHA512
 	}
-	if !hmac.Equal(b[9:], g.seal(s, b[:9], nil)) {
+	if head == accountHeadLength {
+		s.Account = int64(binary.BigEndian.Uint64(b[headLength:]))
+	}
+	if !hmac.Equal(b[head:], g.seal(s, b[:head], nil)) || s.Account != account {
 		return Session{}, unknown
 	}
 	return s, nil

@@ -71,6 +71,14 @@ func (c *Config) checkExposure(a Address, ip netip.Addr) error {
 		return nil
 	}
 	_, port, _ := net.SplitHostPort(string(a))
+	if c.Auth.Enabled {
+		if strings.HasPrefix(string(c.ExternalURL), "https://") {
+			return nil // TLS ends before it
+		}
+		return fmt.Errorf("%s can be reached from other machines, and there is no TLS: passwords and tokens would be read on the way. "+
+			"Listen on 127.0.0.1:%s behind a proxy that does TLS, set external_url to the https address of a proxy on another machine, "+
+			"or set insecure_open: true (--insecure-open, BERTH_INSECURE_OPEN=true) to allow it", a, port)
+	}
 	return fmt.Errorf("%s can be reached from other machines, and there is neither access control nor TLS: "+
 		"everyone there could pull, push and delete. Listen on 127.0.0.1:%s behind a proxy that does both, "+
 		"or set insecure_open: true (--insecure-open, BERTH_INSECURE_OPEN=true) to allow it", a, port)

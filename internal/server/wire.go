@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/blob/s3"
 	"github.com/berthregistry/berth/internal/distribution"
@@ -16,6 +17,7 @@ import (
 	"github.com/berthregistry/berth/internal/job"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/registry"
+	"github.com/berthregistry/berth/internal/token"
 	"github.com/berthregistry/berth/internal/web"
 )
 
@@ -67,7 +69,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		TrustedProxies: cfg.Proxies(),
 		Explain:        registry.Explain,
 	})
-	protocol := distribution.New(reg, distribution.Options{
+	options := distribution.Options{
 		ExternalURL:    string(cfg.ExternalURL),
 		MaxManifest:    int64(cfg.Limits.Manifest),
 		MaxUploads:     cfg.Limits.Uploads,
@@ -75,7 +77,22 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		Redirect:       cfg.redirects(),
 		RedirectExpire: cfg.Storage.S3.RedirectExpire.D(),
 		ReadOnly:       cfg.ReadOnly,
-	})
+	}
+	var tokens *token.Handler
+	if cfg.Auth.Enabled {
+		accounts, err := auth.New(db, auth.Options{
+			Log:           log,
+			Service:       cfg.Service(),
+			TokenLifetime: cfg.Auth.TokenLifetime.D(),
+			KeyLifetime:   cfg.Auth.KeyLifetime.D(),
+		})
+		if err != nil {
+			return nil, nil, errors.Join(err, storage.Close())
+		}
+		options.Auth, options.Service, options.Origin = accounts, cfg.Service(), server.Origin
+		tokens = token.New(token.Options{Auth: accounts, Service: cfg.Service(), Client: server.Client})
+	}
+	protocol := distribution.New(reg, options)
 
 	var background sync.WaitGroup
 	if cfg.Collection.Interval > 0 && !cfg.ReadOnly {
@@ -92,8 +109,24 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		runner := job.New(db, job.Options{Log: log})
 		background.Go(func() { runner.Run(ctx, jobs...) })
 	}
-	return server.Handler(protocol.Serve), func() error {
+	return server.Handler(routes(protocol, tokens)), func() error {
 		background.Wait()
 		return storage.Close()
 	}, nil
+}
+
+// routes sends a request to what serves its path. Without access control there is no token service.
+func routes(protocol *distribution.Handler, tokens *token.Handler) web.HandlerFunc {
+	if tokens == nil {
+		return protocol.Serve
+	}
+	return func(w *web.Response, r *http.Request) error {
+		switch r.URL.Path {
+		case distribution.TokenPath:
+			return tokens.Serve(w, r)
+		case "/.well-known/jwks.json":
+			return tokens.ServeKeys(w, r)
+		}
+		return protocol.Serve(w, r)
+	}
 }

@@ -28,6 +28,33 @@ func (s *Server) Client(r *http.Request) netip.Addr {
 	return addr
 }
 
+// Origin returns the scheme and host by which the client reaches this server, such as https://registry.example.com: its own
+// words, or those of trusted proxies. A host with characters that no host has is left out.
+func (s *Server) Origin(r *http.Request) string {
+	scheme, host := "http", r.Host
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	if len(s.opts.TrustedProxies) > 0 && s.trusted(peer(r)) {
+		if p := last(r.Header.Get("X-Forwarded-Proto")); p == "http" || p == "https" {
+			scheme = p
+		}
+		if h := last(r.Header.Get("X-Forwarded-Host")); h != "" {
+			host = h
+		}
+	}
+	for i := range len(host) {
+		if c := host[i]; (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte(".-:[]_", c) < 0 {
+			host = ""
+			break
+		}
+	}
+	return scheme + "://" + host
+}
+
+// last returns what the nearest proxy has said, which comes last.
+func last(list string) string { return strings.TrimSpace(list[strings.LastIndexByte(list, ',')+1:]) }
+
 func peer(r *http.Request) netip.Addr {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {

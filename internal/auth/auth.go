@@ -1,0 +1,169 @@
+// Package auth tells who makes a request, and asks whether they may do what they want.
+//
+// What holds true: a right is read for each request, together with whether the account and the credential still
+// stand, so what was taken away is gone with the next request, on every node; a bearer token never grants
+// more than its scope and never more than its account has; secrets are compared by their hash or in constant time; who
+// fails to sign in cannot tell whether the account exists.
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/meta"
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// Options configure an Auth.
+type Options struct {
+	Log *slog.Logger
+	// Service is the audience of the tokens that are issued here.
+	Service string
+	// TokenLifetime is how long a bearer token can be used.
+	TokenLifetime time.Duration
+	// KeyLifetime is how long a key signs tokens before the next one does.
+	KeyLifetime time.Duration
+	// Now is the clock.
+	Now func() time.Time
+}
+
+// Auth knows the accounts of one registry. It may be used concurrently.
+type Auth struct {
+	db       *meta.DB
+	opts     Options
+	keys     keyring
+	verified *verified
+	hashing  *semaphore.Weighted // bounds the memory that password hashes take
+	dummy    string              // a hash that no password has
+}
+
+// New returns the accounts of a database.
+func New(db *meta.DB, opts Options) (*Auth, error) {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	verified, err := newVerified()
+	if err != nil {
+		return nil, err
+	}
+	return &Auth{
+		db:       db,
+		opts:     opts,
+		keys:     keyring{db: db},
+		verified: verified,
+		hashing:  semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
+		dummy:    hashPassword(rand.Text()),
+	}, nil
+}
+
+// Identity is who makes a request, as far as the request proves it. The zero value is who did not sign in.
+type Identity struct {
+	Account    int64
+	Credential int64 // 0 for a password
+	Name       string
+	Client     netip.Addr
+	// proof is what the account's password was when it was checked, if that is what the identity rests on.
+	proof string
+	// Scope narrows what the identity may do; nil for a request that carries no token.
+	Scope *Scope
+	// Expired says that the token was right, but is too old for anything but going on with an upload.
+	Expired bool
+}
+
+// SignedIn tells whether there is an account.
+func (id *Identity) SignedIn() bool { return id.Account != 0 }
+
+// Actor names the identity, for logs.
+func (id *Identity) Actor() string {
+	if id.SignedIn() {
+		return id.Name
+	}
+	return "anonymous@" + id.Client.String()
+}
+
+// Errors of signing in.
+var (
+	// ErrCredentials: name or secret are wrong, or were taken away, or have expired.
+	ErrCredentials = errors.New("wrong name or password, or they are not valid any more")
+	// ErrToken: the bearer token is not valid here, or not any more.
+	ErrToken = errors.New("the token is not valid")
+)
+
+// Decide tells whether somebody may act on a repository, and returns the facts that say so. tag may be empty.
+func (a *Auth) Decide(ctx context.Context, id *Identity, action access.Actions, r oci.Repository, tag oci.Tag) (access.Decision, *access.Facts, error) {
+	facts, err := a.db.Facts(ctx, id.Account, id.Credential, r)
+	if err != nil {
+		return access.Decision{}, nil, err
+	}
+	return a.Judge(id, facts, action, tag), facts, nil
+}
+
+// Judge is Decide where the facts are known.
+func (a *Auth) Judge(id *Identity, facts *access.Facts, action access.Actions, tag oci.Tag) access.Decision {
+	if id.proof != "" && (facts.Account == nil || facts.Account.Proof != id.proof) {
+		return access.Decision{Rule: "the password was changed", Unknown: true}
+	}
+	d := facts.Decide(access.Question{Action: action, Tag: tag, Client: id.Client, Now: a.opts.Now()})
+	if d.Allowed && !id.Scope.allows(facts.Repository, action) {
+		return access.Decision{Rule: "the token was not issued for this"}
+	}
+	return d
+}
+
+// Stands tells whether the account and the credential of an identity still do.
+func (a *Auth) Stands(ctx context.Context, id *Identity) (bool, error) {
+	d, _, err := a.Decide(ctx, id, access.Pull, "", "")
+	return err == nil && !d.Unknown, err
+}
+
+// MaySet returns what decides about each tag that a manifest is pushed to: one that does not exist is a matter of
+// access.Push, one that is to point elsewhere of access.Overwrite.
+func (a *Auth) MaySet(id *Identity, facts *access.Facts) func(tag oci.Tag, current, next oci.Digest) error {
+	return func(tag oci.Tag, current, next oci.Digest) error {
+		action := access.Push
+		if !current.IsZero() && current != next {
+			action = access.Overwrite
+		}
+		if decision := a.Judge(id, facts, action, tag); !decision.Allowed {
+			return Denied(action, facts, tag, decision)
+		}
+		return nil
+	}
+}
+
+// MayDelete returns what decides about each tag that is deleted.
+func (a *Auth) MayDelete(id *Identity, facts *access.Facts) func(oci.Tag) error {
+	return func(tag oci.Tag) error {
+		if decision := a.Judge(id, facts, access.Delete, tag); !decision.Allowed {
+			return Denied(access.Delete, facts, tag, decision)
+		}
+		return nil
+	}
+}
+
+// Denied is the answer to somebody who has signed in and may not do something.
+func Denied(action access.Actions, facts *access.Facts, tag oci.Tag, d access.Decision) *oci.Error {
+	what := string(facts.Repository)
+	if tag != "" {
+		what += ":" + string(tag)
+	}
+	verb := map[access.Actions]string{access.Pull: "pull from", access.Push: "push to", access.Overwrite: "overwrite", access.Delete: "delete in", access.Admin: "administer"}[action]
+	name := "whoever is not signed in"
+	if facts.Account != nil {
+		name = facts.Account.Name
+	}
+	e := oci.Errorf(oci.CodeDenied, "%s may not %s %s", name, verb, what)
+	// Why is told to who sees the repository.
+	if facts.Account != nil && facts.Decide(access.Question{Action: access.Pull}).Allowed {
+		e = e.WithDetail(map[string]string{"action": action.String(), "repository": string(facts.Repository), "tag": string(tag), "reason": d.Rule})
+	}
+	return e
+}

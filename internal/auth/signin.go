@@ -1,0 +1,165 @@
+package auth
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/meta"
+)
+
+const (
+	// verifiedFor is for how long a name and a password are not checked again. Whether the account, the credential and the
+	// password still stand is looked at all the same.
+	verifiedFor = time.Minute
+	// usedEvery is how often at most it is stored that a credential is in use.
+	usedEvery = time.Minute
+	maxSecret = 32 << 10 // of a name or password, in bytes
+)
+
+// Identify tells who makes a request from a client, by its Authorization header. Without one it is nobody. It fails with
+// ErrCredentials or ErrToken.
+func (a *Auth) Identify(r *http.Request, client netip.Addr) (Identity, error) {
+	header := r.Header.Get("Authorization")
+	if header == "" {
+		return Identity{Client: client}, nil
+	}
+	scheme, value, _ := strings.Cut(header, " ")
+	value = strings.TrimSpace(value)
+	var id Identity
+	var err error
+	switch {
+	case strings.EqualFold(scheme, "Bearer"):
+		id, err = a.bearer(r.Context(), value)
+	case strings.EqualFold(scheme, "Basic"):
+		var name, secret string
+		if name, secret, err = parseBasic(value); err == nil {
+			id, err = a.SignIn(r.Context(), name, secret, client)
+		}
+	default:
+		err = ErrCredentials
+	}
+	id.Client = client
+	return id, err
+}
+
+// parseBasic reads the credentials of RFC 7617.
+func parseBasic(value string) (name, secret string, err error) {
+	if len(value) > maxSecret {
+		return "", "", ErrCredentials
+	}
+	b, err := base64.StdEncoding.DecodeString(value)
+	name, secret, ok := strings.Cut(string(b), ":")
+	if err != nil || !ok || name == "" && secret == "" {
+		return "", "", ErrCredentials
+	}
+	return name, secret, nil
+}
+
+// SignIn tells who has a name and a password, or a token in its place. It fails with ErrCredentials.
+func (a *Auth) SignIn(ctx context.Context, name, secret string, client netip.Addr) (Identity, error) {
+	now := a.opts.Now()
+	sum := a.verified.sum("basic", name, secret)
+	id, ok := a.verified.get(sum, now)
+	if !ok {
+		var err error
+		if id, err = a.signIn(ctx, name, secret, client, now); err != nil {
+			return Identity{}, err
+		}
+		a.verified.put(sum, id, now.Add(verifiedFor))
+	}
+	id.Client = client
+	stands, err := a.Stands(ctx, &id)
+	if err == nil && !stands {
+		err = ErrCredentials
+	}
+	return id, err
+}
+
+func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Addr, now time.Time) (Identity, error) {
+	kind, isSecret := secretKind(secret)
+	if isSecret {
+		return a.bySecret(ctx, name, secret, kind, client, now)
+	}
+	return a.byPassword(ctx, name, secret, now)
+}
+
+// anyName is what may stand in the place of the account's name where a token tells it.
+const anyName = "token"
+
+// bySecret signs in with a personal access token, a robot's secret or a refresh token.
+func (a *Auth) bySecret(ctx context.Context, name, secret string, kind meta.CredentialKind, client netip.Addr, now time.Time) (Identity, error) {
+	c, account, err := a.db.CredentialByHash(ctx, hashSecret(secret))
+	if errors.Is(err, meta.ErrNotFound) || err == nil && (c.Kind != kind || account.Name != name && name != anyName && name != "") {
+		return Identity{}, ErrCredentials
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	if now.Sub(c.Used) > usedEvery || c.UsedFrom != client.String() {
+		if err := a.db.UsedCredential(ctx, c.ID, client.String(), now); err != nil {
+			a.opts.Log.Warn("the use of a credential could not be stored", "account", account.Name, "credential", c.ID, "error", err)
+		}
+	}
+	return Identity{Account: account.ID, Credential: c.ID, Name: account.Name}, nil
+}
+
+// byPassword signs in a user who is kept here.
+func (a *Auth) byPassword(ctx context.Context, name, password string, now time.Time) (Identity, error) {
+	account, err := a.db.Account(ctx, name)
+	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+		return Identity{}, err
+	}
+	hash := ""
+	if account != nil && account.Source == meta.LocalAccounts && !account.Robot {
+		hash = account.Password
+	}
+	ok, err := a.checkPassword(ctx, password, hash)
+	if err != nil {
+		return Identity{}, err
+	}
+	if !ok {
+		return Identity{}, ErrCredentials
+	}
+	if now.Sub(account.Seen) > usedEvery {
+		if err := a.db.SignedIn(ctx, account.ID, meta.LocalAccounts, nil, now); err != nil {
+			a.opts.Log.Warn("a sign-in could not be stored", "account", account.Name, "error", err)
+		}
+	}
+	return Identity{Account: account.ID, Name: account.Name, proof: access.ProofOf(account.Password)}, nil
+}
+
+// Refresh returns what a client may keep in the place of a password: a refresh token for who signed in with a password,
+// which is gone when the password is changed; for others the very secret that they signed in with, so that nothing outlives it. It
+// is empty for who has nothing that lasts.
+func (a *Auth) Refresh(ctx context.Context, id *Identity, secret, clientID string) (string, error) {
+	if id.Credential != 0 {
+		return secret, nil
+	}
+	if id.proof == "" {
+		return "", nil
+	}
+	c := &meta.Credential{Kind: meta.RefreshCredential, Created: a.opts.Now()}
+	c.Name, c.Actions, c.Expires = clip(clientID), access.All, c.Created.Add(refreshLifetime)
+	refresh, hash := newSecret(c.Kind)
+	return refresh, a.db.AddCredential(ctx, id.Account, c, hash, maxRefresh)
+}
+
+// clip shortens a name that a client gave itself.
+func clip(s string) string { return s[:min(len(s), 64)] }
+
+const (
+	refreshLifetime = 90 * 24 * time.Hour
+	maxRefresh      = 50 // of an account; the oldest go
+)
+
+// NewCredential gives an account a token or secret, which is returned and never shown again.
+func (a *Auth) NewCredential(ctx context.Context, account int64, c *meta.Credential) (string, error) {
+	secret, hash := newSecret(c.Kind)
+	return secret, a.db.AddCredential(ctx, account, c, hash, 0)
+}
