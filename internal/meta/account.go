@@ -115,8 +115,7 @@ func (t *tx) organizationOf(name string) (*int64, error) {
 	if name == "" {
 		return nil, nil
 	}
-	var id int64
-	err := t.queryRow(`SELECT id FROM organization WHERE name = $1`, name).Scan(&id)
+	id, err := t.organizationID(name)
 	return &id, err
 }
 
