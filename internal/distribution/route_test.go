@@ -14,7 +14,7 @@ func TestRoutes(t *testing.T) {
 		method string
 	}
 	seen := make(map[key]bool)
-	levels := map[string][]access{
+	levels := map[string][]routeAccess{
 		"GET":    {accessNone, accessList, accessPull, accessPush},
 		"POST":   {accessPush},
 		"PUT":    {accessPush},

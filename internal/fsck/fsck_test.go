@@ -61,7 +61,7 @@ func newWorld(t *testing.T) *world {
 	if _, err := w.reg.PutManifest(t.Context(), registry.Push{Repository: "app", Reference: oci.Reference{Tag: "1"}, Body: []byte(manifest)}); err != nil {
 		t.Fatal(err)
 	}
-	w.upload = w.reg.StartUpload("app", oci.SHA256)
+	w.upload = w.reg.StartUpload("app", oci.SHA256, 0)
 	if _, err := w.reg.AppendUpload(t.Context(), w.upload, body("upload")); err != nil {
 		t.Fatal(err)
 	}

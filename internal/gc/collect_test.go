@@ -140,7 +140,7 @@ func TestPushedAgainStays(t *testing.T) {
 func TestUploadsExpire(t *testing.T) {
 	inBubble(t, func(w *world) {
 		begin := func(b []byte) registry.Session {
-			s := w.reg.StartUpload("app", oci.SHA256)
+			s := w.reg.StartUpload("app", oci.SHA256, 0)
 			if n, err := w.reg.AppendUpload(w.Context(), s, body(b)); err != nil || n != int64(len(b)) {
 				w.Fatal(n, err)
 			}
@@ -218,10 +218,10 @@ func TestSlowUpload(t *testing.T) {
 	for name, upload := range map[string]func(*world, oci.Digest, registry.Body) error{
 		"POST": func(w *world, d oci.Digest, b registry.Body) error { return w.reg.PutBlob(w.Context(), "app", d, b) },
 		"PUT": func(w *world, d oci.Digest, b registry.Body) error {
-			return w.reg.FinishUpload(w.Context(), w.reg.StartUpload("app", oci.SHA256), d, b)
+			return w.reg.FinishUpload(w.Context(), w.reg.StartUpload("app", oci.SHA256, 0), d, b)
 		},
 		"PATCH": func(w *world, d oci.Digest, b registry.Body) error {
-			s := w.reg.StartUpload("app", oci.SHA256)
+			s := w.reg.StartUpload("app", oci.SHA256, 0)
 			if _, err := w.reg.AppendUpload(w.Context(), s, b); err != nil {
 				return err
 			}
@@ -246,7 +246,7 @@ func TestSlowUpload(t *testing.T) {
 func TestLateUpload(t *testing.T) {
 	inBubble(t, func(w *world) {
 		defer w.collecting()()
-		s := w.reg.StartUpload("app", oci.SHA256)
+		s := w.reg.StartUpload("app", oci.SHA256, 0)
 		if _, err := w.reg.AppendUpload(w.Context(), s, body(text("x"))); err != nil {
 			w.Fatal(err)
 		}
@@ -267,7 +267,7 @@ func TestOrphans(t *testing.T) {
 		b := text("blob")
 		w.push("app", b)
 		w.tag("app", "1", image("", digestOf(b)))
-		s := w.reg.StartUpload("app", oci.SHA256)
+		s := w.reg.StartUpload("app", oci.SHA256, 0)
 		if _, err := w.reg.AppendUpload(w.Context(), s, body(text("upload"))); err != nil {
 			w.Fatal(err)
 		}

@@ -169,7 +169,7 @@ func (c *contest) get(rng *rand.Rand, r oci.Repository, b []byte) error {
 			return err
 		}
 	case 2:
-		s := c.reg.StartUpload(r, oci.SHA256)
+		s := c.reg.StartUpload(r, oci.SHA256, 0)
 		if _, err := c.reg.AppendUpload(ctx, s, body(b[:4])); err != nil {
 			return err
 		}

@@ -127,7 +127,7 @@ func (w *world) tag(r oci.Repository, tag string, manifest []byte) oci.Digest {
 
 func (w *world) deleteManifest(r oci.Repository, d oci.Digest) {
 	w.Helper()
-	if err := w.reg.DeleteManifest(w.Context(), r, oci.Reference{Digest: d}, "test"); err != nil {
+	if err := w.reg.DeleteManifest(w.Context(), r, oci.Reference{Digest: d}, "test", nil); err != nil {
 		w.Fatal(err)
 	}
 }

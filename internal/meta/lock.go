@@ -97,3 +97,12 @@ func (t *tx) lockDigests(repo int64, blobs ...oci.Digest) error {
 	_, err := t.exec(`SELECT pg_advisory_xact_lock(CAST(list.value AS BIGINT)) FROM `+t.list("$1"), jsonOf(numbers))
 	return err
 }
+
+// lockSigningKeys keeps others from adding keys.
+func (t *tx) lockSigningKeys() error {
+	if !t.postgres {
+		return nil
+	}
+	_, err := t.exec(`SELECT pg_advisory_xact_lock(hashtext('berth'), hashtext('signing_key'))`)
+	return err
+}

@@ -141,7 +141,7 @@ func testInterrupted(t *testing.T, from, to place) {
 		// Something is pushed and deleted between two attempts.
 		w.mustPut("team0/app", oci.SHA256, image(nil, w.push("team0/app", oci.SHA256, fmt.Append(nil, "between", i))), "between")
 		if i%3 == 0 {
-			must(t, w.reg.DeleteManifest(t.Context(), "team0/app", oci.Reference{Tag: "between"}, "tester"))
+			must(t, w.reg.DeleteManifest(t.Context(), "team0/app", oci.Reference{Tag: "between"}, "tester", nil))
 		}
 	}
 	if cut == 0 {

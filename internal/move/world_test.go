@@ -199,11 +199,11 @@ func (w *world) fill() {
 	// A repository that is gone, and tags that are.
 	gone := w.push("gone", oci.SHA256, []byte("gone"))
 	d := w.mustPut("gone", oci.SHA256, image(nil, gone), "x")
-	must(w, w.reg.DeleteManifest(w.Context(), "gone", oci.Reference{Digest: d.Digest}, "tester"))
+	must(w, w.reg.DeleteManifest(w.Context(), "gone", oci.Reference{Digest: d.Digest}, "tester", nil))
 	must(w, w.reg.DeleteBlob(w.Context(), "gone", gone.Digest))
-	must(w, w.reg.DeleteManifest(w.Context(), "team1/app", oci.Reference{Tag: "v1"}, "tester"))
+	must(w, w.reg.DeleteManifest(w.Context(), "team1/app", oci.Reference{Tag: "v1"}, "tester", nil))
 	// An upload that is not finished.
-	_, err := w.reg.AppendUpload(w.Context(), w.reg.StartUpload("team1/app", oci.SHA256), body([]byte("half of it")))
+	_, err := w.reg.AppendUpload(w.Context(), w.reg.StartUpload("team1/app", oci.SHA256, 0), body([]byte("half of it")))
 	must(w, err)
 }
 

@@ -72,13 +72,13 @@ func TestDeleteBlob(t *testing.T) {
 	wantCode(t, w.DeleteBlob(t.Context(), "other", d), oci.CodeBlobUnknown)
 	wantCode(t, push("other", "1"), oci.CodeManifestBlobUnknown)
 	w.wantBlob("app", "bytes")
-	if err := w.DeleteManifest(t.Context(), "app", oci.Reference{Digest: digestOf(manifest)}, "me"); err != nil {
+	if err := w.DeleteManifest(t.Context(), "app", oci.Reference{Digest: digestOf(manifest)}, "me", nil); err != nil {
 		t.Error(err)
 	}
 	if err := w.DeleteBlob(t.Context(), "app", d); err != nil {
 		t.Error(err)
 	}
-	wantCode(t, w.DeleteManifest(t.Context(), "app", oci.Reference{Tag: "1"}, "me"), oci.CodeNameUnknown)
+	wantCode(t, w.DeleteManifest(t.Context(), "app", oci.Reference{Tag: "1"}, "me", nil), oci.CodeNameUnknown)
 }
 
 func TestMountBlob(t *testing.T) {

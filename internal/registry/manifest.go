@@ -165,8 +165,9 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 }
 
 // DeleteManifest deletes a manifest with its tags, or a tag alone
-// (spec.md#deleting-tags, spec.md#deleting-manifests).
-func (g *Registry) DeleteManifest(ctx context.Context, r oci.Repository, ref oci.Reference, actor string) error {
+// (spec.md#deleting-tags, spec.md#deleting-manifests). allow, if not nil, is asked about each of the tags that go; with an
+// error nothing happens.
+func (g *Registry) DeleteManifest(ctx context.Context, r oci.Repository, ref oci.Reference, actor string, allow func(oci.Tag) error) error {
 	if !g.opts.Delete {
 		return errDeleteOff
 	}

@@ -14,15 +14,15 @@ import (
 func TestSession(t *testing.T) {
 	w := newWorld(t)
 	for _, alg := range []oci.Algorithm{oci.SHA256, oci.SHA512} {
-		s := w.StartUpload("team/app", alg)
+		s := w.StartUpload("team/app", alg, 0)
 		token := w.Token(s)
-		got, err := w.Session("team/app", s.ID, token)
+		got, err := w.Session("team/app", s.ID, token, 0)
 		if err != nil || got != s {
 			t.Errorf("session %+v came back as %+v, %v", s, got, err)
 		}
 		refused := func(r oci.Repository, id, token string) {
 			t.Helper()
-			if got, err := w.Session(r, id, token); err == nil {
+			if got, err := w.Session(r, id, token, 0); err == nil {
 				t.Errorf("session %s of %s with the token %q is accepted: %+v", id, r, token, got)
 			} else {
 				wantCode(t, err, oci.CodeBlobUploadUnknown)
@@ -38,7 +38,7 @@ func TestSession(t *testing.T) {
 		refused("team/app", s.ID, token+"A")
 		refused("team/app", s.ID, token[:len(token)-1])
 		refused("team/app", s.ID, strings.Repeat(token, 1000))
-		refused("team/app", s.ID, w.Token(w.StartUpload("team/app", alg)))
+		refused("team/app", s.ID, w.Token(w.StartUpload("team/app", alg, 0)))
 		raw, err := base64.RawURLEncoding.DecodeString(token)
 		if err != nil {
 			t.Fatal(err)
@@ -49,7 +49,7 @@ func TestSession(t *testing.T) {
 			raw[bit/8] ^= 1 << (bit % 8)
 		}
 		if other := newWorld(t); other.Registry != nil {
-			if _, err := other.Session("team/app", s.ID, token); err == nil {
+			if _, err := other.Session("team/app", s.ID, token, 0); err == nil {
 				t.Error("another registry accepts the session")
 			}
 		}

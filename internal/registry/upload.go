@@ -208,7 +208,7 @@ func (g *Registry) stored(ctx context.Context, r oci.Repository, d oci.Digest) b
 
 // PutBlob stores a blob that is sent in one request (spec.md#single-post).
 func (g *Registry) PutBlob(ctx context.Context, r oci.Repository, d oci.Digest, body Body) error {
-	in, err := g.open(ctx, g.StartUpload(r, d.Algorithm()), nil, body)
+	in, err := g.open(ctx, g.StartUpload(r, d.Algorithm(), 0), nil, body)
 	if err != nil {
 		return err
 	}

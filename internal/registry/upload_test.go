@@ -127,7 +127,7 @@ func TestAlgorithms(t *testing.T) {
 		for _, ended := range []oci.Algorithm{oci.SHA256, oci.SHA512} {
 			for _, chunked := range []bool{false, true} {
 				b := fmt.Sprintf("%s %s %t", begun, ended, chunked)
-				s := w.StartUpload("app", begun)
+				s := w.StartUpload("app", begun, 0)
 				if chunked {
 					w.add(s, body(b[:9]), 9)
 				} else if err := w.FinishUpload(t.Context(), s, oci.DigestBytes(ended, []byte("no "+b)), body(b)); err == nil {

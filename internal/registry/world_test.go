@@ -95,7 +95,7 @@ func (failing) Read([]byte) (int, error) { return 0, errBroken }
 
 func digestOf(b string) oci.Digest { return oci.DigestBytes(oci.SHA256, []byte(b)) }
 
-func (w *world) begin() registry.Session { return w.StartUpload("app", oci.SHA256) }
+func (w *world) begin() registry.Session { return w.StartUpload("app", oci.SHA256, 0) }
 
 // add appends to a session and fails the test unless it has size bytes then.
 func (w *world) add(s registry.Session, b registry.Body, size int64) {
