@@ -170,7 +170,7 @@ func (g *Registry) DeleteManifest(ctx context.Context, r oci.Repository, ref oci
 	origin := meta.Origin{Actor: actor, Method: "delete"}
 	var err error
 	if ref.IsDigest() {
-		err = g.db.DeleteManifest(ctx, r, ref.Digest, origin, time.Now())
+		err = g.db.DeleteManifest(ctx, r, ref.Digest, nil, origin, time.Now())
 	} else {
 		err = g.db.DeleteTag(ctx, r, ref.Tag, origin, time.Now())
 	}

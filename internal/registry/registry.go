@@ -179,7 +179,7 @@ func (g *Registry) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Diges
 	if !g.opts.Delete {
 		return errDeleteOff
 	}
-	err := g.db.DeleteBlob(ctx, r, d, time.Now())
+	err := g.db.DeleteBlob(ctx, r, d, meta.Origin{Method: "delete"}, time.Now())
 	switch {
 	case errors.Is(err, meta.ErrNotFound):
 		return blobUnknown(r, d)

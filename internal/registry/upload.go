@@ -121,7 +121,7 @@ func (g *Registry) CancelUpload(ctx context.Context, s Session) error {
 	if _, err := g.find(ctx, s); err != nil {
 		return err
 	}
-	err = g.db.CancelUpload(ctx, s.Repository, s.ID, s.Algorithm, time.Now())
+	err = g.db.CancelUpload(ctx, s.Repository, s.ID, s.Algorithm, 0, time.Now())
 	if errors.Is(err, meta.ErrCancelled) {
 		return uploadUnknown(s)
 	}
@@ -401,7 +401,7 @@ func (in *incoming) discard(ctx context.Context) {
 	key := in.Key()
 	in.Abort()
 	if in.row != nil {
-		in.g.db.CancelUpload(ctx, in.session.Repository, in.session.ID, in.session.Algorithm, time.Now())
+		in.g.db.CancelUpload(ctx, in.session.Repository, in.session.ID, in.session.Algorithm, 0, time.Now())
 		return
 	}
 	in.g.store.Delete(ctx, key) // if this fails, the collector sweeps it
