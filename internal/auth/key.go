@@ -33,10 +33,9 @@ type keyring struct {
 }
 
 type signingKey struct {
-	id         string
-	private    ed25519.PrivateKey
-	signsFrom  time.Time
-	knownUntil time.Time
+	id        string
+	private   ed25519.PrivateKey
+	signsFrom time.Time
 }
 
 const (
@@ -62,7 +61,7 @@ func (k *keyring) load(ctx context.Context, now time.Time, age time.Duration) er
 		if err != nil || !ok {
 			return fmt.Errorf("the key %s, which signs tokens, cannot be read", row.ID)
 		}
-		k.keys = append(k.keys, signingKey{row.ID, key, row.SignsFrom, row.KnownUntil})
+		k.keys = append(k.keys, signingKey{row.ID, key, row.From})
 	}
 	slices.SortFunc(k.keys, func(a, b signingKey) int { return a.signsFrom.Compare(b.signsFrom) })
 	k.read = now
@@ -118,12 +117,15 @@ func (k *keyring) make(ctx context.Context, now, from time.Time, lifetime, token
 		newest = k.keys[n-1].id
 	}
 	err = k.db.AddSigningKey(ctx, meta.SigningKey{
-		ID: base64.RawURLEncoding.EncodeToString(sum[:12]), Private: der, SignsFrom: from,
+		ID: base64.RawURLEncoding.EncodeToString(sum[:12]), Private: der, From: from,
 		// It signs for its lifetime, or longer if nobody asks for a token meanwhile; what it signed lives on for a while.
-		KnownUntil: from.Add(2*lifetime + tokens + 2*keyNotice),
-	}, newest, now)
-	if err != nil {
+		Until: from.Add(2*lifetime + tokens + 2*keyNotice),
+	}, newest)
+	if err != nil && !errors.Is(err, meta.ErrExists) { // else another node was first
 		return fmt.Errorf("store a key to sign tokens with: %w", err)
+	}
+	if _, err := k.db.DeleteSigningKeys(ctx, now); err != nil {
+		return fmt.Errorf("delete old keys that signed tokens: %w", err)
 	}
 	return k.load(ctx, now, 0)
 }

@@ -172,10 +172,15 @@ func (h *Handler) base(w *web.Response, _ *request) error {
 // location makes the value of a Location header.
 func (h *Handler) location(path string) string { return h.opts.ExternalURL + path }
 
-// actor names who makes a request, for the tag log.
-func (h *Handler) actor(req *request) string {
-	if req.identity != nil {
-		return req.identity.Actor()
+// actor is who makes a request, for the logs of what was changed.
+func (h *Handler) actor(req *request) registry.Actor {
+	client := h.opts.Client(req.http).String()
+	if req.identity == nil {
+		return registry.Actor{Name: "anonymous@" + client}
 	}
-	return "anonymous@" + h.opts.Client(req.http).String()
+	a := registry.Actor{Name: req.identity.Actor(), Account: req.identity.Account, Client: client, Audit: true}
+	if req.facts != nil && req.facts.Credential != nil {
+		a.Credential = req.facts.Credential.Name
+	}
+	return a
 }

@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
+	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/web"
 )
@@ -24,48 +26,70 @@ const (
 
 // listTags serves end-8 (spec.md#listing-tags).
 func (h *Handler) listTags(w *web.Response, req *request) error {
-	return h.list(w, req, `{"name":"`+string(req.repository)+`","tags":[`, func(after string, n int) ([]string, error) {
+	return h.list(w, req, `{"name":"`+string(req.repository)+`","tags":[`, oneMore(func(after string, n int) ([]string, error) {
 		return h.reg.Tags(req.http.Context(), req.repository, after, n)
-	})
+	}))
 }
 
-// listRepositories serves the catalog (api-v2.md#listing-repositories).
+// listRepositories serves the catalog (api-v2.md#listing-repositories): what the client may pull from.
 func (h *Handler) listRepositories(w *web.Response, req *request) error {
-	return h.list(w, req, `{"repositories":[`, func(after string, n int) ([]string, error) {
-		return h.reg.Repositories(req.http.Context(), after, n)
-	})
+	ctx := req.http.Context()
+	if req.identity != nil {
+		return h.list(w, req, catalogHead, func(after string, n int) ([]string, string, error) {
+			return h.reg.Visible(ctx, h.viewer(req), "", after, n)
+		})
+	}
+	return h.list(w, req, catalogHead, oneMore(func(after string, n int) ([]string, error) { return h.reg.Repositories(ctx, after, n) }))
+}
+
+const catalogHead = `{"repositories":[`
+
+// viewer is who looks at lists of repositories.
+func (h *Handler) viewer(req *request) meta.Viewer {
+	return meta.Viewer{Account: req.identity.Account, Credential: req.identity.Credential, Client: req.identity.Client, Now: time.Now()}
+}
+
+// lister returns up to n names after the given one, and the name to go on after, empty if there are no more.
+type lister func(after string, n int) (names []string, next string, err error)
+
+// oneMore makes a lister that asks for one name more, which tells whether there is more. It also finds an unknown
+// repository for n=0.
+func oneMore(read func(after string, n int) ([]string, error)) lister {
+	return func(after string, n int) ([]string, string, error) {
+		names, err := read(after, n+1)
+		if err != nil || len(names) <= n {
+			return names, "", err
+		}
+		if n == 0 {
+			return nil, "", nil
+		}
+		return names[:n], names[n-1], nil
+	}
 }
 
 // list writes names, whose letters need no escaping, in ASCII order. A page that
 // was asked for by n ends with a Link if there is more; without n, the whole list is
 // written as it is read, so that memory does not grow with it.
-func (h *Handler) list(w *web.Response, req *request, head string, read func(after string, n int) ([]string, error)) error {
+func (h *Handler) list(w *web.Response, req *request, head string, read lister) error {
 	n, err := req.pageSize(-1, maxPage)
 	if err != nil {
 		return err
 	}
-	after := req.query.Get("last")
 	whole := n < 0
 	if whole {
 		n = streamPage
 	}
-	// One more than asked for tells whether there is more; it also finds an unknown repository for n=0.
-	names, err := read(after, n+1)
+	names, next, err := read(req.query.Get("last"), n)
 	if err != nil {
 		return err
 	}
 	hd := w.Header()
 	hd.Set("Content-Type", "application/json")
-	more := len(names) > n
-	if more {
-		names = names[:n]
-	}
 	out := make([]byte, 0, len(head)+24*len(names)+8)
 	out = append(out, head...)
-	if !whole || !more {
-		if more && n > 0 {
-			q := url.Values{"last": {names[n-1]}, "n": {strconv.Itoa(n)}}
-			h.link(w, req.http.URL.EscapedPath(), q)
+	if !whole || next == "" {
+		if next != "" {
+			h.link(w, req.http.URL.EscapedPath(), url.Values{"last": {next}, "n": {strconv.Itoa(n)}})
 		}
 		out = appendNames(out, names, true)
 		out = append(out, "]}\n"...)
@@ -73,20 +97,18 @@ func (h *Handler) list(w *web.Response, req *request, head string, read func(aft
 		_, err := w.Write(out)
 		return err
 	}
-	for first := true; ; first = false {
+	for first := true; ; {
 		out = appendNames(out, names, first)
-		if !more {
+		first = first && len(names) == 0
+		if next == "" {
 			out = append(out, "]}\n"...)
 		}
-		if _, err := w.Write(out); err != nil || !more {
+		if _, err := w.Write(out); err != nil || next == "" {
 			return err // a list that breaks off must not look whole
 		}
 		out = out[:0]
-		if names, err = read(names[n-1], n+1); err != nil {
+		if names, next, err = read(next, n); err != nil {
 			return err
-		}
-		if more = len(names) > n; more {
-			names = names[:n]
 		}
 	}
 }
@@ -173,7 +195,7 @@ func (h *Handler) search(w *web.Response, req *request) error {
 		return err
 	}
 	term := req.query.Get("q")
-	names, err := h.reg.Search(req.http.Context(), term, n)
+	names, err := h.find(req, term, n)
 	if err != nil {
 		return err
 	}
@@ -198,4 +220,29 @@ func (h *Handler) search(w *web.Response, req *request) error {
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	_, err = w.Write(body)
 	return err
+}
+
+// maxFind is how many pages a search reads for who does not see all repositories.
+const maxFind = 10
+
+// find returns up to n names that contain term, of repositories that the client may pull from.
+func (h *Handler) find(req *request, term string, n int) ([]string, error) {
+	ctx := req.http.Context()
+	if req.identity == nil {
+		return h.reg.Search(ctx, term, n)
+	}
+	var found []string
+	after := ""
+	for range maxFind {
+		names, next, err := h.reg.Visible(ctx, h.viewer(req), term, after, n-len(found))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, names...)
+		if next == "" || len(found) >= n {
+			break
+		}
+		after = next
+	}
+	return found, nil
 }

@@ -257,7 +257,7 @@ func (h *Handler) created(w *web.Response, path string, d oci.Digest) {
 
 // deleteBlob serves end-10 (spec.md#deleting-blobs).
 func (h *Handler) deleteBlob(w *web.Response, req *request) error {
-	if err := h.reg.DeleteBlob(req.http.Context(), req.repository, req.digest); err != nil {
+	if err := h.reg.DeleteBlob(req.http.Context(), req.repository, req.digest, h.actor(req)); err != nil {
 		return err
 	}
 	return accepted(w)

@@ -272,7 +272,7 @@ func (c *check) uploads(ctx context.Context) error {
 				continue
 			}
 			if err := c.found(false, "upload "+u.ID, what+": its client has to begin again", func() error {
-				return c.db.CancelUpload(ctx, u.Repository, u.ID, oci.SHA256, time.Now())
+				return c.db.CancelUpload(ctx, u.Repository, u.ID, oci.SHA256, u.Account, time.Now())
 			}); err != nil {
 				return err
 			}

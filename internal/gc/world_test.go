@@ -108,7 +108,7 @@ func image(note string, blobs ...oci.Digest) []byte {
 
 func (w *world) tryTag(r oci.Repository, tag string, manifest []byte) (oci.Digest, error) {
 	d := digestOf(manifest)
-	p := registry.Push{Repository: r, Reference: oci.Reference{Digest: d}, ContentType: oci.MediaTypeImage, Body: manifest, Actor: "test"}
+	p := registry.Push{Repository: r, Reference: oci.Reference{Digest: d}, ContentType: oci.MediaTypeImage, Body: manifest, Actor: registry.Actor{Name: "test"}}
 	if tag != "" {
 		p.Reference = oci.Reference{Tag: oci.Tag(tag)}
 	}
@@ -127,7 +127,7 @@ func (w *world) tag(r oci.Repository, tag string, manifest []byte) oci.Digest {
 
 func (w *world) deleteManifest(r oci.Repository, d oci.Digest) {
 	w.Helper()
-	if err := w.reg.DeleteManifest(w.Context(), r, oci.Reference{Digest: d}, "test", nil); err != nil {
+	if err := w.reg.DeleteManifest(w.Context(), r, oci.Reference{Digest: d}, registry.Actor{Name: "test"}, nil); err != nil {
 		w.Fatal(err)
 	}
 }

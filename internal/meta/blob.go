@@ -225,7 +225,7 @@ func (t *tx) linkBlob(r oci.Repository, repo, blob int64, d oci.Digest, now time
 
 // DeleteBlob takes a blob from a repository. It returns ErrNotFound if the
 // repository has none of that digest, ErrReferenced if a manifest there needs it.
-func (db *DB) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest, now time.Time) error {
+func (db *DB) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest, o Origin, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
 		repo, err := t.lockRepository(r)
 		if err != nil {
@@ -239,6 +239,9 @@ func (db *DB) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest, no
 		}
 		t.touch(r)
 		if _, err := t.unlinkBlob(repo, blob, now); err != nil {
+			return err
+		}
+		if err := t.record(o, r, "blob "+d.String(), now); err != nil {
 			return err
 		}
 		_, err = t.dropIfEmpty(repo)

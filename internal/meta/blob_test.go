@@ -133,13 +133,13 @@ func TestMountBlob(t *testing.T) {
 		}
 	}
 	// The mounted blob outlives its source.
-	if err := db.DeleteBlob(t.Context(), "from", d, at(9)); err != nil {
+	if err := db.DeleteBlob(t.Context(), "from", d, Origin{}, at(9)); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := db.Blob(t.Context(), "into", d); err != nil || b.Key != key || len(doomed(t, db)) > 0 {
 		t.Errorf("%+v, %v, doomed %v", b, err, doomed(t, db))
 	}
-	if err := db.DeleteBlob(t.Context(), "into", d, at(9)); err != nil {
+	if err := db.DeleteBlob(t.Context(), "into", d, Origin{}, at(9)); err != nil {
 		t.Fatal(err)
 	}
 	if got := doomed(t, db); len(got) != 1 || !got[key] {
@@ -176,20 +176,20 @@ func TestDeleteBlob(t *testing.T) {
 	key := commit(t, db, "a", d, at(0))
 	mount(t, db, "b", d, at(0))
 	n := put(t, db, document{seed: 1, blobs: []oci.Digest{d}}.build(t, "a", at(0)))
-	wantErr(t, db.DeleteBlob(t.Context(), "a", d, at(1)), ErrReferenced)
-	wantErr(t, db.DeleteBlob(t.Context(), "none", d, at(1)), ErrNotFound)
-	wantErr(t, db.DeleteBlob(t.Context(), "a", digestOf("none"), at(1)), ErrNotFound)
-	if err := db.DeleteBlob(t.Context(), "b", d, at(1)); err != nil { // what one needs, another need not keep
+	wantErr(t, db.DeleteBlob(t.Context(), "a", d, Origin{}, at(1)), ErrReferenced)
+	wantErr(t, db.DeleteBlob(t.Context(), "none", d, Origin{}, at(1)), ErrNotFound)
+	wantErr(t, db.DeleteBlob(t.Context(), "a", digestOf("none"), Origin{}, at(1)), ErrNotFound)
+	if err := db.DeleteBlob(t.Context(), "b", d, Origin{}, at(1)); err != nil { // what one needs, another need not keep
 		t.Fatal(err)
 	}
-	wantErr(t, db.DeleteBlob(t.Context(), "b", d, at(1)), ErrNotFound)
+	wantErr(t, db.DeleteBlob(t.Context(), "b", d, Origin{}, at(1)), ErrNotFound)
 	if there, err := db.RepositoryExists(t.Context(), "b"); err != nil || there {
 		t.Errorf("a repository that holds nothing is there: %v, %v", there, err)
 	}
-	if err := db.DeleteManifest(t.Context(), "a", n.Digest, Origin{}, at(2)); err != nil {
+	if err := db.DeleteManifest(t.Context(), "a", n.Digest, nil, Origin{}, at(2)); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.DeleteBlob(t.Context(), "a", d, at(3)); err != nil {
+	if err := db.DeleteBlob(t.Context(), "a", d, Origin{}, at(3)); err != nil {
 		t.Fatal(err)
 	}
 	if got := doomed(t, db); len(got) != 1 || !got[key] {
@@ -233,7 +233,7 @@ func TestTotals(t *testing.T) {
 	mount(t, db, "b", digestOf(1), at(0))
 	want(3, 30)
 	for _, i := range []int{0, 1} { // the second has a link left
-		if err := db.DeleteBlob(t.Context(), "a", digestOf(i), at(1)); err != nil {
+		if err := db.DeleteBlob(t.Context(), "a", digestOf(i), Origin{}, at(1)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -22,7 +22,7 @@ func TestStoredByPages(t *testing.T) {
 		save(t, db, Upload{ID: id, Repository: "a", Key: "k" + id, Size: int64(i), Algorithm: oci.SHA256, Updated: at(0)}, true)
 		uploads = append(uploads, id)
 	}
-	if err := db.CancelUpload(t.Context(), "a", "upload2", oci.SHA256, at(0)); err != nil {
+	if err := db.CancelUpload(t.Context(), "a", "upload2", oci.SHA256, 0, at(0)); err != nil {
 		t.Fatal(err)
 	}
 	uploads = slices.Delete(uploads, 2, 3)

@@ -147,7 +147,7 @@ func TestReadsSeeAcknowledgedWrites(t *testing.T) {
 			return scene{
 				func(i int) error {
 					if i%2 == 1 {
-						return db.DeleteManifest(ctx, "manifests", n.Digest, origin, at(0))
+						return db.DeleteManifest(ctx, "manifests", n.Digest, nil, origin, at(0))
 					}
 					_, err := db.PutManifest(ctx, n)
 					return err
@@ -166,7 +166,7 @@ func TestReadsSeeAcknowledgedWrites(t *testing.T) {
 			return scene{
 				func(i int) error {
 					if i%2 == 0 {
-						return db.DeleteBlob(ctx, "pushed", d, at(0))
+						return db.DeleteBlob(ctx, "pushed", d, Origin{}, at(0))
 					}
 					return commitBlob(ctx, db, NewBlob{Repository: "pushed", Digest: d, Size: 1, Key: newKey(), Now: at(7)}, whole)
 				},
@@ -223,7 +223,7 @@ func TestReadsSeeAcknowledgedWrites(t *testing.T) {
 			return scene{
 				func(i int) error {
 					if i%2 == 1 {
-						return db.DeleteManifest(ctx, "needed", n.Digest, origin, at(1000+int64(i)))
+						return db.DeleteManifest(ctx, "needed", n.Digest, nil, origin, at(1000+int64(i)))
 					}
 					_, err := db.PutManifest(ctx, n)
 					return err
@@ -248,7 +248,7 @@ func TestReadsSeeAcknowledgedWrites(t *testing.T) {
 					if i%2 == 1 {
 						return commitBlob(ctx, db, NewBlob{Repository: "waits", Digest: late, Size: 1, Key: newKey(), Now: at(1000)}, whole)
 					}
-					if err := db.DeleteManifest(ctx, "waits", n.Digest, origin, at(1000)); err != nil {
+					if err := db.DeleteManifest(ctx, "waits", n.Digest, nil, origin, at(1000)); err != nil {
 						return err
 					}
 					return nil

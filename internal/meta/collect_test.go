@@ -91,7 +91,7 @@ func TestCollectorComesSecond(t *testing.T) {
 			}
 		},
 		"it was deleted, collected and pushed anew": func(t *testing.T, db *DB) {
-			if err := db.DeleteBlob(t.Context(), "a", d, at(20)); err != nil {
+			if err := db.DeleteBlob(t.Context(), "a", d, Origin{}, at(20)); err != nil {
 				t.Fatal(err)
 			}
 			commit(t, db, "a", d, at(0)) // even as old as before: it is another blob
@@ -128,7 +128,7 @@ func TestCollectorComesFirst(t *testing.T) {
 	wantErr(t, db.TouchBlob(t.Context(), "a", d, at(1)), ErrNotFound)
 	wantErr(t, db.MountBlob(t.Context(), "b", "a", d, at(1)), ErrNotFound)
 	wantErr(t, db.MountBlob(t.Context(), "b", "", d, at(1)), ErrNotFound)
-	wantErr(t, db.DeleteBlob(t.Context(), "a", d, at(1)), ErrNotFound)
+	wantErr(t, db.DeleteBlob(t.Context(), "a", d, Origin{}, at(1)), ErrNotFound)
 	_, err := db.PutManifest(t.Context(), document{seed: 1, blobs: []oci.Digest{d}}.build(t, "a", at(1)))
 	wantMissing(t, err, d)
 }

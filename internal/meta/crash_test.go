@@ -114,7 +114,7 @@ func pushUntilKilled(t *testing.T, path string) {
 				case 1:
 					do("untag", "manifest "+id, func() error { return db.DeleteTag(ctx, r, oci.Tag("t"+seed), n.Origin, time.Now()) })
 				case 2:
-					do("delete", "manifest "+id, func() error { return db.DeleteManifest(ctx, r, n.Digest, n.Origin, time.Now()) })
+					do("delete", "manifest "+id, func() error { return db.DeleteManifest(ctx, r, n.Digest, nil, n.Origin, time.Now()) })
 				}
 			}
 		})

@@ -11,7 +11,7 @@ import (
 	"github.com/berthregistry/berth/internal/oci"
 )
 
-// factsColumns and factsTables ask for Facts: $1 is the account, $2 the credential, $3 the organization's name, $4 the repository's.
+// factsColumns and factsJoins ask for Facts: $1 is the account, $2 the credential; o is the organization, r the repository.
 func (d dialect) factsColumns() string {
 	return `a.id, a.name, a.robot = 1, a.admin = 1, a.disabled = 1, a.networks, a.expires_at, COALESCE(a.password, ''),
 		c.id, c.name, c.actions, c.repositories, c.networks, c.expires_at,
@@ -20,11 +20,8 @@ func (d dialect) factsColumns() string {
 }
 
 const (
-	factsTables = `(SELECT 1 AS one) AS one
-		LEFT JOIN account a ON a.id = $1
-		LEFT JOIN credential c ON c.id = $2 AND c.account_id = $1
-		LEFT JOIN organization o ON o.name = $3
-		LEFT JOIN repository r ON r.name = $4`
+	factsJoins = ` LEFT JOIN account a ON a.id = $1
+		LEFT JOIN credential c ON c.id = $2 AND c.account_id = $1`
 
 	// grantsOf are the account's own and those of its teams, in the organization and everywhere.
 	grantsOf = `SELECT g.id, '' AS team, CAST(g.organization_id IS NULL AS INTEGER) AS everywhere, g.repositories, g.tags, g.role, g.actions
@@ -48,7 +45,8 @@ func (db *DB) Facts(ctx context.Context, account, credential int64, r oci.Reposi
 	}
 	version := db.cache.version(k)
 	s := factsScan{account: account, credential: credential}
-	if err := db.queryRow(ctx, `SELECT `+db.factsColumns()+` FROM `+factsTables,
+	if err := db.queryRow(ctx, `SELECT `+db.factsColumns()+` FROM (SELECT 1 AS one) AS one`+factsJoins+`
+		LEFT JOIN organization o ON o.name = $3 LEFT JOIN repository r ON r.name = $4`,
 		account, credential, access.Organization(r), string(r)).Scan(s.dest()...); err != nil {
 		return nil, fmt.Errorf("rights of account %d on %s: %w", account, r, err)
 	}

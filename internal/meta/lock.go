@@ -22,6 +22,12 @@ import (
 //     what others have locked.
 //   - The row of a blob, FOR NO KEY UPDATE: who has taken away a link and looks whether it was the last one.
 //
+// Rights have locks of their own, which no change of content takes:
+//
+//   - The row of an account or a team, FOR NO KEY UPDATE: who changes its grants or groups; of an account or organization, who reads
+//     the row in order to change it.
+//   - The table signing_key: who adds a key.
+//
 // Whatever else may go between a look and a change is caught by a foreign key or a unique key, whose violation (like a
 // deadlock) makes the whole change run again.
 
@@ -60,6 +66,14 @@ func (d dialect) jsonRows(columns string) string {
 	return `json_group_array(json_array(` + columns + `))`
 }
 
+// element returns an expression for an element, by its number from 0 on, of the "value" of a list, which is an array itself.
+func (d dialect) element(i int) string {
+	if d.postgres {
+		return fmt.Sprintf(`CAST(list.value AS JSON) ->> %d`, i)
+	}
+	return fmt.Sprintf(`list.value ->> %d`, i)
+}
+
 // jsonOf returns a JSON array.
 func jsonOf[T int64 | string](values []T) string {
 	b, err := json.Marshal(values)
@@ -83,6 +97,15 @@ func (t *tx) lockRepository(r oci.Repository) (int64, error) {
 	return id, err
 }
 
+// lockSigningKeys keeps others from adding signing keys.
+func (t *tx) lockSigningKeys() error {
+	if !t.postgres {
+		return nil
+	}
+	_, err := t.exec(`LOCK TABLE signing_key IN SHARE ROW EXCLUSIVE MODE`)
+	return err
+}
+
 // lockDigests keeps others from linking blobs to a repository, and from pushing manifests that lack them. Who locks
 // more than one has the lock on the repository, so that none waits for another that waits for it.
 func (t *tx) lockDigests(repo int64, blobs ...oci.Digest) error {
@@ -95,14 +118,5 @@ func (t *tx) lockDigests(repo int64, blobs ...oci.Digest) error {
 		numbers[i] = int64(binary.BigEndian.Uint64(sum[:]))
 	}
 	_, err := t.exec(`SELECT pg_advisory_xact_lock(CAST(list.value AS BIGINT)) FROM `+t.list("$1"), jsonOf(numbers))
-	return err
-}
-
-// lockSigningKeys keeps others from adding keys.
-func (t *tx) lockSigningKeys() error {
-	if !t.postgres {
-		return nil
-	}
-	_, err := t.exec(`SELECT pg_advisory_xact_lock(hashtext('berth'), hashtext('signing_key'))`)
 	return err
 }

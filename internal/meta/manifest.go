@@ -74,6 +74,13 @@ func (db *DB) ManifestPart(ctx context.Context, r oci.Repository, d oci.Digest, 
 type Origin struct {
 	Actor  string // an identity, or the network address of an anonymous client
 	Method string // "push", "delete", ...
+
+	// Audit says that the change has an entry in the audit log, in the same transaction. What follows is for that entry
+	// only, see AuditEntry. The tag log has Actor and Method alone.
+	Audit      bool
+	AccountID  int64
+	Credential string
+	Client     string
 }
 
 // NewManifest is a manifest whose body has been parsed and verified.
@@ -88,9 +95,15 @@ type NewManifest struct {
 	// Condition, if not nil, is asked with the digest that the first of Tags points to, zero if
 	// there is no such tag. If it answers false, nothing happens but ErrCondition.
 	Condition func(current oci.Digest) bool
-	Origin    Origin
-	Now       time.Time
+	// Allow, if not nil, is asked for each of Tags. With an error nothing happens, and it is returned as it is.
+	Allow  Allow
+	Origin Origin
+	Now    time.Time
 }
+
+// Allow decides about the change of a tag, with the digest that it points to, zero if there is no such tag. Nobody else
+// can move the tag before the change is made. It may be called more than once, and must not use the database.
+type Allow func(tag oci.Tag, current oci.Digest) error
 
 // ErrCondition: the tag is not what the caller wants it to be.
 var ErrCondition = errors.New("condition not met")
@@ -118,13 +131,18 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 			return err
 		}
 		t.touch(n.Repository)
-		if n.Condition != nil && len(n.Tags) > 0 {
-			current, err := t.tagDigest(repo, n.Tags[0])
-			if err != nil {
-				return err
-			}
-			if !n.Condition(current) {
-				return ErrCondition
+		current, err := t.findTags(repo, n.Tags)
+		if err != nil {
+			return err
+		}
+		if n.Condition != nil && len(n.Tags) > 0 && !n.Condition(current[n.Tags[0]].digest) {
+			return ErrCondition
+		}
+		if n.Allow != nil {
+			for _, tag := range n.Tags {
+				if err := n.Allow(tag, current[tag].digest); err != nil {
+					return err
+				}
 			}
 		}
 		var id int64
@@ -136,13 +154,28 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 			return err
 		}
 		for _, tag := range n.Tags {
-			if err := t.setTag(repo, n.Repository, tag, id, n.Digest, n.Origin, n.Now); err != nil {
+			if err := t.setTag(repo, n.Repository, tag, current[tag], id, n.Digest, n.Origin, n.Now); err != nil {
 				return err
 			}
+			current[tag] = pointer{id, n.Digest} // it may be named twice
 		}
-		return nil
+		return t.record(n.Origin, n.Repository, describe(n.Digest, n.Tags), n.Now)
 	})
 	return absent, err
+}
+
+// describe tells of a manifest in the audit log.
+func describe(d oci.Digest, tags []oci.Tag) string {
+	s := "manifest " + d.String()
+	for i, tag := range tags {
+		if i == 0 {
+			s += " as "
+		} else {
+			s += ", "
+		}
+		s += string(tag)
+	}
+	return s
 }
 
 func (t *tx) insertManifest(repo int64, n NewManifest) (id int64, absent int, err error) {
@@ -301,8 +334,9 @@ func (t *tx) findManifests(repo int64, digests []string) (map[string]bool, error
 }
 
 // DeleteManifest deletes a manifest and the tags that point to it, or returns
-// ErrNotFound. The grace period of blobs that nothing else needs begins.
-func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest, origin Origin, now time.Time) error {
+// ErrNotFound. allow, if not nil, is asked for each of these tags. With an error nothing happens, and it is returned as it is.
+// The grace period of blobs that nothing else needs begins.
+func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest, allow Allow, origin Origin, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
 		repo, err := t.lockRepository(r)
 		if err != nil {
@@ -311,6 +345,17 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 		var id int64
 		if err := t.queryRow(`SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2`, repo, d.String()).Scan(&id); err != nil {
 			return err
+		}
+		if allow != nil {
+			if err := t.query(func(scan func(...any) error) error {
+				var tag oci.Tag
+				if err := scan(&tag); err != nil {
+					return err
+				}
+				return allow(tag, d)
+			}, `SELECT name FROM tag WHERE manifest_id = $1 ORDER BY name`, id); err != nil {
+				return err
+			}
 		}
 		t.touch(r)
 		if _, err := t.exec(`INSERT INTO tag_log (repository_id, repository, tag, old_digest, new_digest, at, actor, method)
@@ -329,6 +374,9 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 			return err
 		}
 		if _, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id); err != nil {
+			return err
+		}
+		if err := t.record(origin, r, describe(d, nil), now); err != nil {
 			return err
 		}
 		_, err = t.dropIfEmpty(repo)

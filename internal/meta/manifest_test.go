@@ -152,7 +152,7 @@ func TestMissingBlobsArrive(t *testing.T) {
 		if s := since(t, db, "r", d); !s.IsZero() {
 			t.Errorf("blob %s is needed, but unreferenced since %v", d, s)
 		}
-		wantErr(t, db.DeleteBlob(t.Context(), "r", d, at(2)), ErrReferenced)
+		wantErr(t, db.DeleteBlob(t.Context(), "r", d, Origin{}, at(2)), ErrReferenced)
 	}
 	if n := count(t, db, "manifest_missing_blob"); n != 0 {
 		t.Errorf("%d blobs are waited for still", n)
@@ -163,7 +163,7 @@ func TestMissingBlobsArrive(t *testing.T) {
 		if s := since(t, db, "r", foreign); !s.IsZero() {
 			t.Errorf("with %d manifests left: unreferenced since %v", len(ns)-i, s)
 		}
-		if err := db.DeleteManifest(t.Context(), "r", n.Digest, Origin{}, at(3)); err != nil {
+		if err := db.DeleteManifest(t.Context(), "r", n.Digest, nil, Origin{}, at(3)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -172,11 +172,11 @@ func TestMissingBlobsArrive(t *testing.T) {
 	}
 	// A manifest that is deleted waits for nothing.
 	n := ns[0]
-	if err := db.DeleteBlob(t.Context(), "r", pushed, at(4)); err != nil {
+	if err := db.DeleteBlob(t.Context(), "r", pushed, Origin{}, at(4)); err != nil {
 		t.Fatal(err)
 	}
 	put(t, db, n)
-	if err := db.DeleteManifest(t.Context(), "r", n.Digest, Origin{}, at(5)); err != nil {
+	if err := db.DeleteManifest(t.Context(), "r", n.Digest, nil, Origin{}, at(5)); err != nil {
 		t.Fatal(err)
 	}
 	commit(t, db, "r", pushed, at(6))
@@ -197,7 +197,7 @@ func TestDeleteManifest(t *testing.T) {
 	put(t, db, document{seed: 1, blobs: []oci.Digest{shared, own}}.build(t, "b", at(0), "t"))
 	x := put(t, db, document{seed: 3, manifests: []oci.Digest{first.Digest}}.build(t, "a", at(0), "x"))
 
-	if err := db.DeleteManifest(t.Context(), "a", first.Digest, Origin{}, at(9)); err != nil {
+	if err := db.DeleteManifest(t.Context(), "a", first.Digest, nil, Origin{}, at(9)); err != nil {
 		t.Fatal(err)
 	}
 	if s := since(t, db, "a", own); !s.Equal(at(9)) {
@@ -220,13 +220,13 @@ func TestDeleteManifest(t *testing.T) {
 	if m, err := db.Manifest(t.Context(), "a", byTag("x"), false); err != nil || m.Digest != x.Digest {
 		t.Errorf("the index of what was deleted: %+v, %v", m, err)
 	}
-	wantErr(t, db.DeleteManifest(t.Context(), "a", first.Digest, Origin{}, at(9)), ErrNotFound)
+	wantErr(t, db.DeleteManifest(t.Context(), "a", first.Digest, nil, Origin{}, at(9)), ErrNotFound)
 	if got := collectAll(t, db); got != (Collected{Links: 1}) {
 		t.Errorf("collected %+v, want one link", got)
 	}
 	// A repository that had nothing else goes with its last manifest.
 	n := put(t, db, document{seed: 4, manifests: []oci.Digest{x.Digest}}.build(t, "c", at(0)))
-	if err := db.DeleteManifest(t.Context(), "c", n.Digest, Origin{}, at(9)); err != nil {
+	if err := db.DeleteManifest(t.Context(), "c", n.Digest, nil, Origin{}, at(9)); err != nil {
 		t.Fatal(err)
 	}
 	if there, err := db.RepositoryExists(t.Context(), "c"); err != nil || there {
@@ -307,7 +307,7 @@ func TestReferrers(t *testing.T) {
 			t.Errorf("of an unknown subject in %s: %v, %v, %v", unknown, page, more, err)
 		}
 	}
-	if err := db.DeleteManifest(t.Context(), r, all[0], Origin{}, at(1)); err != nil {
+	if err := db.DeleteManifest(t.Context(), r, all[0], nil, Origin{}, at(1)); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := pages("", 100, 1<<20); !slices.Equal(got, all[1:]) {

@@ -71,10 +71,10 @@ func fill(t *testing.T, db *DB, n int) {
 	}
 	// The last numbers belong to what is gone.
 	gone := image(t, db, "gone", "gone", "gone")
-	if err := db.DeleteManifest(t.Context(), "gone", gone.Digest, Origin{Actor: "tester", Method: "delete"}, at(0)); err != nil {
+	if err := db.DeleteManifest(t.Context(), "gone", gone.Digest, nil, Origin{Actor: "tester", Method: "delete"}, at(0)); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.DeleteBlob(t.Context(), "gone", digestOf("blob of gone"), at(0)); err != nil {
+	if err := db.DeleteBlob(t.Context(), "gone", digestOf("blob of gone"), Origin{}, at(0)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -120,8 +120,8 @@ func exercise(t *testing.T, db *DB) {
 	save(t, db, u, false)
 	_, err = db.Upload(ctx, "r", "u")
 	must(err)
-	must(db.CancelUpload(ctx, "r", "u", oci.SHA256, at(0)))
-	must(db.CancelUpload(ctx, "r", "v", oci.SHA256, at(0)))
+	must(db.CancelUpload(ctx, "r", "u", oci.SHA256, 0, at(0)))
+	must(db.CancelUpload(ctx, "r", "v", oci.SHA256, 0, at(0)))
 	u.ID, u.Key = "w", "kw"
 	save(t, db, u, true)
 	must(db.CommitBlob(ctx, NewBlob{Repository: "r", Digest: digestOf("w"), Key: "kw", Upload: "w", Now: at(0)}))
@@ -146,8 +146,8 @@ func exercise(t *testing.T, db *DB) {
 	must(err)
 	must(db.ReleaseJob(ctx, "j", "h"))
 	must(db.DeleteTag(ctx, "r", "t", Origin{}, at(0)))
-	must(db.DeleteManifest(ctx, "r", n.Digest, Origin{}, at(0)))
-	must(db.DeleteBlob(ctx, "s", a, at(0)))
+	must(db.DeleteManifest(ctx, "r", n.Digest, nil, Origin{}, at(0)))
+	must(db.DeleteBlob(ctx, "s", a, Origin{}, at(0)))
 	if got := collectAll(t, db); got.Links == 0 {
 		t.Fatal("nothing was collected")
 	}

@@ -191,7 +191,7 @@ func TestPostgresPutMeetsDelete(t *testing.T) {
 	n := document{seed: "new", blobs: digests(old)}.build(t, "r", at(1), "t")
 	resume := s.stop(`SELECT 1 FROM tag FOR UPDATE`)
 	put := s.begin(1, func() error { _, err := s.PutManifest(t.Context(), n); return err }).mustWait()
-	del := s.begin(2, func() error { return s.DeleteManifest(t.Context(), "r", old.Digest, Origin{}, at(2)) })
+	del := s.begin(2, func() error { return s.DeleteManifest(t.Context(), "r", old.Digest, nil, Origin{}, at(2)) })
 	resume()
 	s.must(put.end())
 	s.must(del.end())
@@ -204,8 +204,8 @@ func TestPostgresDeleteMeetsDelete(t *testing.T) {
 	one := image(t, s.DB, "r", "one")
 	two := put(t, s.DB, document{seed: "two", blobs: digests(one)}.build(t, "r", at(1)))
 	resume := s.stop(`SELECT 1 FROM manifest WHERE digest = $1 FOR KEY SHARE`, one.Digest.String()) // which is deleted last
-	first := s.begin(1, func() error { return s.DeleteManifest(t.Context(), "r", one.Digest, Origin{}, at(2)) }).mustWait()
-	second := s.begin(2, func() error { return s.DeleteManifest(t.Context(), "r", two.Digest, Origin{}, at(3)) })
+	first := s.begin(1, func() error { return s.DeleteManifest(t.Context(), "r", one.Digest, nil, Origin{}, at(2)) }).mustWait()
+	second := s.begin(2, func() error { return s.DeleteManifest(t.Context(), "r", two.Digest, nil, Origin{}, at(3)) })
 	resume()
 	s.must(first.end())
 	s.must(second.end())
@@ -219,7 +219,7 @@ func TestPostgresSameDeletes(t *testing.T) {
 	s := newStage(t)
 	n := image(t, s.DB, "r", "one", "t")
 	for what, del := range map[string]func() error{
-		"manifest": func() error { return s.DeleteManifest(t.Context(), "r", n.Digest, Origin{}, at(2)) },
+		"manifest": func() error { return s.DeleteManifest(t.Context(), "r", n.Digest, nil, Origin{}, at(2)) },
 		"tag":      func() error { return s.DeleteTag(t.Context(), "r", "t", Origin{}, at(2)) },
 	} {
 		n.Tags = []oci.Tag{"t"}
@@ -240,7 +240,7 @@ func TestPostgresSameDeletesOfBlob(t *testing.T) {
 	s := newStage(t)
 	d := digestOf("d")
 	commit(t, s.DB, "r", d, at(0))
-	del := func() error { return s.DeleteBlob(t.Context(), "r", d, at(1)) }
+	del := func() error { return s.DeleteBlob(t.Context(), "r", d, Origin{}, at(1)) }
 	resume := s.stop(`SELECT 1 FROM repository_blob FOR KEY SHARE`)
 	one := s.begin(1, del).mustWait()
 	two := s.begin(2, del).mustWait()
@@ -257,7 +257,7 @@ func TestPostgresDeleteMeetsCollector(t *testing.T) {
 	commit(t, s.DB, "r", d, at(0))
 	image(t, s.DB, "r", "other")
 	resume := s.stop(`WITH link AS (DELETE FROM repository_blob USING blob b WHERE blob_id = b.id AND b.digest = $1) DELETE FROM blob WHERE digest = $1`, d.String())
-	del := s.begin(1, func() error { return s.DeleteBlob(t.Context(), "r", d, at(1)) }).mustWait()
+	del := s.begin(1, func() error { return s.DeleteBlob(t.Context(), "r", d, Origin{}, at(1)) }).mustWait()
 	resume()
 	wantErr(t, del.end(), ErrNotFound)
 }
@@ -273,7 +273,7 @@ func TestPostgresLastLinksGo(t *testing.T) {
 		t.Fatal(links, err)
 	}
 	resume := s.stop(`SELECT 1 FROM repository WHERE name = 'a' FOR KEY SHARE`) // which is dropped last
-	one := s.begin(1, func() error { return s.DeleteBlob(t.Context(), "a", d, at(1)) }).mustWait()
+	one := s.begin(1, func() error { return s.DeleteBlob(t.Context(), "a", d, Origin{}, at(1)) }).mustWait()
 	two := s.begin(2, func() error {
 		_, err := s.CollectBlobs(t.Context(), slices.DeleteFunc(links, func(l UnreferencedBlob) bool { return l.Repository == "a" }), at(1), at(1))
 		return err
@@ -297,7 +297,7 @@ func TestPostgresLastBlobsGo(t *testing.T) {
 		t.Fatal(links, err)
 	}
 	resume := s.stop(`SELECT 1 FROM blob WHERE digest = $1 FOR KEY SHARE`, kept.String()) // which goes after its link
-	one := s.begin(1, func() error { return s.DeleteBlob(t.Context(), "r", kept, at(6)) }).mustWait()
+	one := s.begin(1, func() error { return s.DeleteBlob(t.Context(), "r", kept, Origin{}, at(6)) }).mustWait()
 	two := s.begin(2, func() error { _, err := s.CollectBlobs(t.Context(), links, at(1), at(6)); return err })
 	resume()
 	s.must(one.end())
@@ -315,7 +315,7 @@ func TestPostgresLateBlobMeetsDelete(t *testing.T) {
 	n := put(t, s.DB, document{seed: 1, foreign: []oci.Digest{d}}.build(t, "r", at(1)))
 	resume := s.stop(`SELECT 1 FROM manifest_missing_blob FOR UPDATE`)
 	mount := s.begin(1, func() error { return s.MountBlob(t.Context(), "r", "from", d, at(2)) }).mustWait()
-	del := s.begin(2, func() error { return s.DeleteManifest(t.Context(), "r", n.Digest, Origin{}, at(3)) })
+	del := s.begin(2, func() error { return s.DeleteManifest(t.Context(), "r", n.Digest, nil, Origin{}, at(3)) })
 	resume()
 	s.must(mount.end())
 	s.must(del.end())
@@ -356,7 +356,7 @@ func TestPostgresCommitMeetsEndOfUpload(t *testing.T) {
 			}).mustWait()
 			end := s.begin(2, func() error {
 				if how == "cancel" {
-					return s.CancelUpload(ctx, "r", u.ID, oci.SHA256, at(2))
+					return s.CancelUpload(ctx, "r", u.ID, oci.SHA256, 0, at(2))
 				}
 				n, err := s.ExpireUploads(ctx, at(2), 10, at(2))
 				if n != 0 {
@@ -379,7 +379,7 @@ func TestPostgresCancelMeetsFirstSave(t *testing.T) {
 	s := newStage(t)
 	u := Upload{ID: "u", Repository: "r", Key: newKey(), Size: 1, Algorithm: oci.SHA256, Updated: at(0)}
 	resume := s.stop(`INSERT INTO upload (id, repository, storage_key, size, algorithm, created_at, updated_at) VALUES ('u', 'r', $1, 1, 'sha256', 0, 0)`, u.Key)
-	cancel := s.begin(1, func() error { return s.CancelUpload(t.Context(), "r", "u", oci.SHA256, at(1)) }).mustWait()
+	cancel := s.begin(1, func() error { return s.CancelUpload(t.Context(), "r", "u", oci.SHA256, 0, at(1)) }).mustWait()
 	resume()
 	s.must(cancel.end())
 	if got := doomed(t, s.DB); !got[u.Key] {
@@ -396,7 +396,7 @@ func TestPostgresMountMeetsDrop(t *testing.T) {
 	commit(t, s.DB, "from", next, at(0))
 	resume := s.stop(`SELECT 1 FROM blob WHERE digest = $1 FOR UPDATE`, next.String())
 	mount := s.begin(1, func() error { return s.MountBlob(t.Context(), "r", "from", next, at(1)) }).mustWait()
-	drop := s.begin(2, func() error { return s.DeleteBlob(t.Context(), "r", last, at(1)) })
+	drop := s.begin(2, func() error { return s.DeleteBlob(t.Context(), "r", last, Origin{}, at(1)) })
 	resume()
 	s.must(drop.end())
 	s.must(mount.end())

@@ -142,7 +142,7 @@ func (a *arena) pusher(id, rounds int) {
 			continue
 		}
 		a.hold(mine[0])
-		if err := a.db.DeleteManifest(a.t.Context(), mine[0].Repository, mine[0].Digest, Origin{}, time.Now()); err != nil {
+		if err := a.db.DeleteManifest(a.t.Context(), mine[0].Repository, mine[0].Digest, nil, Origin{}, time.Now()); err != nil {
 			a.t.Errorf("delete manifest: %v", err)
 		}
 		mine = mine[1:]
@@ -188,7 +188,7 @@ func (a *arena) gravedigger() {
 }
 
 func (a *arena) deleter() {
-	err := a.db.DeleteBlob(a.t.Context(), a.repo(), a.blobs[rand.IntN(len(a.blobs))], time.Now())
+	err := a.db.DeleteBlob(a.t.Context(), a.repo(), a.blobs[rand.IntN(len(a.blobs))], Origin{}, time.Now())
 	switch {
 	case err == nil:
 		a.gone.Add(1)
@@ -299,7 +299,7 @@ func TestLateBlobsRaceWithCollection(t *testing.T) {
 					t.Fatalf("round %d: blob %s arrived and is not protected: %+v", i, d.Digest, b)
 				}
 			}
-			if err := a.db.DeleteManifest(t.Context(), "sparse", m.Digest, Origin{}, time.Now()); err != nil {
+			if err := a.db.DeleteManifest(t.Context(), "sparse", m.Digest, nil, Origin{}, time.Now()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -330,7 +330,7 @@ func TestUploadsEndOnce(t *testing.T) {
 					committed = db.CommitBlob(t.Context(), NewBlob{Repository: "a", Digest: digestOf(i), Size: 1, Key: u.Key, Upload: u.ID, Now: time.Now()})
 					err = committed
 				case 1:
-					err = db.CancelUpload(t.Context(), "a", u.ID, oci.SHA256, time.Now())
+					err = db.CancelUpload(t.Context(), "a", u.ID, oci.SHA256, 0, time.Now())
 				case 2:
 					_, err = db.ExpireUploads(t.Context(), time.Now().Add(time.Hour), 10, time.Now())
 				case 3:

@@ -29,19 +29,31 @@ func (db *DB) repositoryID(ctx context.Context, r oci.Repository) (int64, error)
 // Repositories returns up to n names after the given one, in ASCII order, of
 // repositories that hold a manifest.
 func (db *DB) Repositories(ctx context.Context, after string, n int) ([]string, error) {
-	return db.page(ctx, `SELECT name FROM repository WHERE listed = 1 AND name > $1 ORDER BY name LIMIT $2`, asName(after), n)
+	return db.SearchRepositories(ctx, "", after, n)
 }
 
 // SearchRepositories returns up to n names of repositories that hold a manifest
 // and whose name contains term, whatever its case, in ASCII order after the given name.
 func (db *DB) SearchRepositories(ctx context.Context, term, after string, n int) ([]string, error) {
+	where, args, possible := listed(term)
+	if !possible {
+		return []string{}, nil
+	}
+	return db.page(ctx, `SELECT name FROM repository WHERE `+where, append(args, asName(after), n)...)
+}
+
+// listed returns the condition, order and limit of a page of repositories that hold a manifest and whose name contains a term. The
+// name that it begins after and the limit are to be appended to the arguments. It returns false if no name can have the term.
+func listed(term string) (where string, args []any, possible bool) {
+	if term == "" {
+		return `listed = 1 AND name > $1 ORDER BY name LIMIT $2`, nil, true
+	}
 	term = strings.ToLower(term)
 	if asName(term) != term {
-		return []string{}, nil // no name has such characters
+		return "", nil, false // no name has such characters
 	}
 	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
-	return db.page(ctx, `SELECT name FROM repository WHERE listed = 1 AND name > $1 AND name LIKE $2 ESCAPE '\'
-		ORDER BY name LIMIT $3`, asName(after), pattern, n)
+	return `listed = 1 AND name LIKE $1 ESCAPE '\' AND name > $2 ORDER BY name LIMIT $3`, []any{pattern}, true
 }
 
 // asName returns a text that the names of repositories and tags, which are ASCII, sort after exactly if they sort after s.

@@ -2,7 +2,6 @@ package meta
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
@@ -18,19 +17,16 @@ func (db *DB) Tags(ctx context.Context, r oci.Repository, after string, n int) (
 	return db.page(ctx, `SELECT name FROM tag WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3`, repo, asName(after), n)
 }
 
-// setTag points a tag to a manifest and logs it. Nothing happens, and nothing is
+// setTag points a tag, whose current manifest is known, to a manifest and logs it. Nothing happens, and nothing is
 // logged, if it points there already.
-func (t *tx) setTag(repo int64, r oci.Repository, tag oci.Tag, manifest int64, d oci.Digest, o Origin, now time.Time) error {
-	var oldID int64
-	var old *string
-	err := t.queryRow(`SELECT m.id, m.digest FROM tag t JOIN manifest m ON m.id = t.manifest_id
-		WHERE t.repository_id = $1 AND t.name = $2`, repo, string(tag)).Scan(&oldID, &old)
-	switch {
-	case errors.Is(err, ErrNotFound):
-	case err != nil:
-		return err
-	case oldID == manifest:
+func (t *tx) setTag(repo int64, r oci.Repository, tag oci.Tag, current pointer, manifest int64, d oci.Digest, o Origin, now time.Time) error {
+	if current.manifest == manifest {
 		return nil
+	}
+	var old *string
+	if current.manifest != 0 {
+		s := current.digest.String()
+		old = &s
 	}
 	if _, err := t.exec(`INSERT INTO tag (repository_id, name, manifest_id, updated_at) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at`,
@@ -41,18 +37,35 @@ func (t *tx) setTag(repo int64, r oci.Repository, tag oci.Tag, manifest int64, d
 	return t.logTag(repo, r, tag, old, &digest, o, now)
 }
 
-// tagDigest returns what a tag points to, or the zero digest.
-func (t *tx) tagDigest(repo int64, tag oci.Tag) (oci.Digest, error) {
-	var s string
-	err := t.queryRow(`SELECT m.digest FROM tag t JOIN manifest m ON m.id = t.manifest_id
-		WHERE t.repository_id = $1 AND t.name = $2`, repo, string(tag)).Scan(&s)
-	if errors.Is(err, ErrNotFound) {
-		return oci.Digest{}, nil
+// pointer is what a tag points to; zero if there is no such tag.
+type pointer struct {
+	manifest int64
+	digest   oci.Digest
+}
+
+// findTags returns what those of the tags point to that are there.
+func (t *tx) findTags(repo int64, tags []oci.Tag) (map[oci.Tag]pointer, error) {
+	found := make(map[oci.Tag]pointer, len(tags))
+	if len(tags) == 0 {
+		return found, nil
 	}
-	if err != nil {
-		return oci.Digest{}, err
+	names := make([]string, len(tags))
+	for i, tag := range tags {
+		names[i] = string(tag)
 	}
-	return oci.ParseDigest(s)
+	err := t.query(func(scan func(...any) error) error {
+		var tag oci.Tag
+		var p pointer
+		var digest string
+		if err := scan(&tag, &p.manifest, &digest); err != nil {
+			return err
+		}
+		err := p.digest.UnmarshalText([]byte(digest))
+		found[tag] = p
+		return err
+	}, `SELECT t.name, m.id, m.digest FROM `+t.list("$2")+` CROSS JOIN tag t CROSS JOIN manifest m
+		WHERE t.repository_id = $1 AND t.name = list.value AND m.id = t.manifest_id`, repo, jsonOf(names))
+	return found, err
 }
 
 // DeleteTag deletes a tag, not its manifest, or returns ErrNotFound.
@@ -71,7 +84,10 @@ func (db *DB) DeleteTag(ctx context.Context, r oci.Repository, tag oci.Tag, o Or
 		if _, err := t.exec(`DELETE FROM tag WHERE repository_id = $1 AND name = $2`, repo, string(tag)); err != nil {
 			return err
 		}
-		return t.logTag(repo, r, tag, &old, nil, o, now)
+		if err := t.logTag(repo, r, tag, &old, nil, o, now); err != nil {
+			return err
+		}
+		return t.record(o, r, "tag "+string(tag)+" of manifest "+old, now)
 	})
 }
 

@@ -25,7 +25,7 @@ func TestTagLog(t *testing.T) {
 	one, two := image(t, db, r, 1), image(t, db, r, 2)
 	push := func(n NewManifest, second int64, actor string, tags ...oci.Tag) {
 		t.Helper()
-		n.Tags, n.Now, n.Origin = tags, at(second), Origin{actor, "push"}
+		n.Tags, n.Now, n.Origin = tags, at(second), Origin{Actor: actor, Method: "push"}
 		put(t, db, n)
 	}
 	push(one, 1, "ann", "v1", "latest")     // new tags
@@ -34,31 +34,31 @@ func TestTagLog(t *testing.T) {
 	push(two, 4, "cat", "latest")           // moved
 	push(two, 5, "dan", "v2", "v2")         // new, named twice
 	push(one, 6, "eve", "latest", "latest") // moved back
-	if err := db.DeleteTag(t.Context(), r, "v1", Origin{"fay", "delete"}, at(7)); err != nil {
+	if err := db.DeleteTag(t.Context(), r, "v1", Origin{Actor: "fay", Method: "delete"}, at(7)); err != nil {
 		t.Fatal(err)
 	}
 	push(one, 8, "gil", "v1") // there again
-	if err := db.DeleteManifest(t.Context(), r, one.Digest, Origin{"hal", "delete"}, at(9)); err != nil {
+	if err := db.DeleteManifest(t.Context(), r, one.Digest, nil, Origin{Actor: "hal", Method: "delete"}, at(9)); err != nil {
 		t.Fatal(err)
 	}
 	three := document{seed: 3, blobs: digests(one)}.build(t, r, at(10), "latest")
-	three.Origin = Origin{"ida", "mirror"}
+	three.Origin = Origin{Actor: "ida", Method: "mirror"}
 	put(t, db, three)
 
 	want := map[oci.Tag][]TagMove{
 		"v1": {
-			{"v1", none, one.Digest, at(1), Origin{"ann", "push"}},
-			{"v1", one.Digest, none, at(7), Origin{"fay", "delete"}},
-			{"v1", none, one.Digest, at(8), Origin{"gil", "push"}},
-			{"v1", one.Digest, none, at(9), Origin{"hal", "delete"}},
+			{"v1", none, one.Digest, at(1), Origin{Actor: "ann", Method: "push"}},
+			{"v1", one.Digest, none, at(7), Origin{Actor: "fay", Method: "delete"}},
+			{"v1", none, one.Digest, at(8), Origin{Actor: "gil", Method: "push"}},
+			{"v1", one.Digest, none, at(9), Origin{Actor: "hal", Method: "delete"}},
 		},
-		"v2": {{"v2", none, two.Digest, at(5), Origin{"dan", "push"}}},
+		"v2": {{"v2", none, two.Digest, at(5), Origin{Actor: "dan", Method: "push"}}},
 		"latest": {
-			{"latest", none, one.Digest, at(1), Origin{"ann", "push"}},
-			{"latest", one.Digest, two.Digest, at(4), Origin{"cat", "push"}},
-			{"latest", two.Digest, one.Digest, at(6), Origin{"eve", "push"}},
-			{"latest", one.Digest, none, at(9), Origin{"hal", "delete"}},
-			{"latest", none, three.Digest, at(10), Origin{"ida", "mirror"}},
+			{"latest", none, one.Digest, at(1), Origin{Actor: "ann", Method: "push"}},
+			{"latest", one.Digest, two.Digest, at(4), Origin{Actor: "cat", Method: "push"}},
+			{"latest", two.Digest, one.Digest, at(6), Origin{Actor: "eve", Method: "push"}},
+			{"latest", one.Digest, none, at(9), Origin{Actor: "hal", Method: "delete"}},
+			{"latest", none, three.Digest, at(10), Origin{Actor: "ida", Method: "mirror"}},
 		},
 		"never": nil,
 	}
@@ -92,8 +92,8 @@ func TestTagLogOfFailures(t *testing.T) {
 	}
 	wantErr(t, db.DeleteTag(t.Context(), "a", "none", Origin{}, at(0)), ErrNotFound)
 	wantErr(t, db.DeleteTag(t.Context(), "none", "t", Origin{}, at(0)), ErrNotFound)
-	wantErr(t, db.DeleteManifest(t.Context(), "a", digestOf("none"), Origin{}, at(0)), ErrNotFound)
-	wantErr(t, db.DeleteManifest(t.Context(), "none", n.Digest, Origin{}, at(0)), ErrNotFound)
+	wantErr(t, db.DeleteManifest(t.Context(), "a", digestOf("none"), nil, Origin{}, at(0)), ErrNotFound)
+	wantErr(t, db.DeleteManifest(t.Context(), "none", n.Digest, nil, Origin{}, at(0)), ErrNotFound)
 	if n := count(t, db, "tag_log"); n != 1 {
 		t.Errorf("the log has %d entries, want 1", n)
 	}
@@ -103,7 +103,7 @@ func TestTagLogOfFailures(t *testing.T) {
 func TestTagLogOutlivesRepository(t *testing.T) {
 	db := newDB(t)
 	n := image(t, db, "a", 1, "t")
-	if err := db.DeleteManifest(t.Context(), "a", n.Digest, Origin{"ann", "delete"}, at(1)); err != nil {
+	if err := db.DeleteManifest(t.Context(), "a", n.Digest, nil, Origin{Actor: "ann", Method: "delete"}, at(1)); err != nil {
 		t.Fatal(err)
 	}
 	collectAll(t, db)

@@ -17,6 +17,7 @@ type Upload struct {
 	Algorithm  oci.Algorithm
 	HashState  []byte // of the running hash after Size bytes
 	StoreState []byte // what else the blob store needs
+	Account    int64  // who began it; 0 for who did not sign in
 	Updated    time.Time
 
 	// Saved is the Size that the row has, as far as the caller knows: the one that Upload returned, or that
@@ -32,9 +33,9 @@ func (db *DB) Upload(ctx context.Context, r oci.Repository, id string) (*Upload,
 	u := &Upload{ID: id, Repository: r}
 	var key *string
 	var updated int64
-	err := db.queryRow(ctx, `SELECT storage_key, size, algorithm, hash_state, store_state, updated_at
+	err := db.queryRow(ctx, `SELECT storage_key, size, algorithm, hash_state, store_state, account_id, updated_at
 		FROM upload WHERE id = $1 AND repository = $2`, id, string(r)).
-		Scan(&key, &u.Size, &u.Algorithm, &u.HashState, &u.StoreState, &updated)
+		Scan(&key, &u.Size, &u.Algorithm, &u.HashState, &u.StoreState, &u.Account, &updated)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +48,7 @@ func (db *DB) Upload(ctx context.Context, r oci.Repository, id string) (*Upload,
 	return u, nil
 }
 
-// SaveUpload stores how far a session has come. With first, the session must not have a
+// SaveUpload stores how far a session has come; what else it is, the account among that, only the first time. With first, the session must not have a
 // row yet; else it must, and have the size u.Saved. ErrCancelled says that it was cancelled, has expired
 // or went on elsewhere meanwhile.
 func (db *DB) SaveUpload(ctx context.Context, u *Upload, first bool) error {
@@ -56,9 +57,9 @@ func (db *DB) SaveUpload(ctx context.Context, u *Upload, first bool) error {
 			WHERE id = $1 AND repository = $2 AND storage_key = $3 AND algorithm = $5 AND size = $9`
 		args := []any{u.ID, string(u.Repository), u.Key, u.Size, string(u.Algorithm), u.HashState, u.StoreState, u.Updated.UnixMilli(), u.Saved}
 		if first {
-			text = `INSERT INTO upload (id, repository, storage_key, size, algorithm, hash_state, store_state, updated_at, created_at)
-				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8) ON CONFLICT DO NOTHING`
-			args = args[:8]
+			text = `INSERT INTO upload (id, repository, storage_key, size, algorithm, hash_state, store_state, updated_at, created_at, account_id)
+				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) ON CONFLICT DO NOTHING`
+			args[8] = u.Account
 		}
 		n, err := t.exec(text, args...)
 		if err == nil && n == 0 {
@@ -69,15 +70,15 @@ func (db *DB) SaveUpload(ctx context.Context, u *Upload, first bool) error {
 }
 
 // CancelUpload ends a session and dooms its bytes. A session without a row gets
-// one that says so until it expires. Cancelling again returns ErrCancelled.
-func (db *DB) CancelUpload(ctx context.Context, r oci.Repository, id string, alg oci.Algorithm, now time.Time) error {
+// one of the account that says so until it expires. Cancelling again returns ErrCancelled.
+func (db *DB) CancelUpload(ctx context.Context, r oci.Repository, id string, alg oci.Algorithm, account int64, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
 		var key *string
 		err := t.queryRow(`SELECT storage_key FROM upload WHERE id = $1 AND repository = $2`+t.locking("FOR UPDATE"), id, string(r)).Scan(&key)
 		switch {
 		case errors.Is(err, ErrNotFound):
-			_, err := t.exec(`INSERT INTO upload (id, repository, storage_key, size, algorithm, created_at, updated_at)
-				VALUES ($1, $2, NULL, 0, $3, $4, $4)`, id, string(r), string(alg), now.UnixMilli())
+			_, err := t.exec(`INSERT INTO upload (id, repository, storage_key, size, algorithm, account_id, created_at, updated_at)
+				VALUES ($1, $2, NULL, 0, $3, $5, $4, $4)`, id, string(r), string(alg), now.UnixMilli(), account)
 			return err
 		case err != nil:
 			return err

@@ -96,7 +96,7 @@ func TestCancelUpload(t *testing.T) {
 	db := newDB(t)
 	u := Upload{ID: "u", Repository: "a", Key: "k", Size: 5, Algorithm: oci.SHA256, HashState: []byte{1}, Updated: at(1)}
 	save(t, db, u, true)
-	cancel := func(id string) error { return db.CancelUpload(t.Context(), "a", id, oci.SHA256, at(2)) }
+	cancel := func(id string) error { return db.CancelUpload(t.Context(), "a", id, oci.SHA256, 0, at(2)) }
 	if err := cancel("u"); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestExpireUploads(t *testing.T) {
 		save(t, db, Upload{ID: fmt.Sprint(i), Repository: "a", Key: fmt.Sprint("k", i), Algorithm: oci.SHA256, Updated: at(int64(i))}, true)
 	}
 	save(t, db, Upload{ID: "0", Repository: "a", Key: "k0", Algorithm: oci.SHA256, Updated: at(100)}, false) // used again
-	if err := db.CancelUpload(t.Context(), "a", "1", oci.SHA256, at(1)); err != nil {
+	if err := db.CancelUpload(t.Context(), "a", "1", oci.SHA256, 0, at(1)); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Buried(t.Context(), []string{"k1"}); err != nil {

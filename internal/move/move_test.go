@@ -16,6 +16,7 @@ import (
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/move"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/registry"
 )
 
 // testMove moves a registry with all kinds of content while clients push, and pushes to the target then.
@@ -141,7 +142,7 @@ func testInterrupted(t *testing.T, from, to place) {
 		// Something is pushed and deleted between two attempts.
 		w.mustPut("team0/app", oci.SHA256, image(nil, w.push("team0/app", oci.SHA256, fmt.Append(nil, "between", i))), "between")
 		if i%3 == 0 {
-			must(t, w.reg.DeleteManifest(t.Context(), "team0/app", oci.Reference{Tag: "between"}, "tester", nil))
+			must(t, w.reg.DeleteManifest(t.Context(), "team0/app", oci.Reference{Tag: "between"}, registry.Actor{Name: "tester"}, nil))
 		}
 	}
 	if cut == 0 {
@@ -403,7 +404,7 @@ func TestBlobsChangeMeanwhile(t *testing.T) {
 		done = true // while the first of a page is copied, whose rows are all read
 		must(t, os.Remove(objectFile(t, m.from, m.key(replaced.Digest))))
 		m.push("team/app", oci.SHA256, []byte("replaced"))
-		must(t, m.reg.DeleteBlob(t.Context(), "team/app", gone.Digest))
+		must(t, m.reg.DeleteBlob(t.Context(), "team/app", gone.Digest, registry.Actor{}))
 		must(t, m.Blobs.Delete(t.Context(), goneKey))
 	}}
 	report, err := move.Copy(t.Context(), opts)

@@ -161,7 +161,7 @@ func (w *world) put(ctx context.Context, r oci.Repository, a oci.Algorithm, mani
 	var doc struct{ MediaType string }
 	must(w, json.Unmarshal(manifest, &doc))
 	_, err := w.reg.PutManifest(ctx, registry.Push{
-		Repository: r, Reference: oci.Reference{Digest: d}, Tags: tags, ContentType: doc.MediaType, Body: manifest, Actor: "tester",
+		Repository: r, Reference: oci.Reference{Digest: d}, Tags: tags, ContentType: doc.MediaType, Body: manifest, Actor: registry.Actor{Name: "tester"},
 	})
 	return descriptor(doc.MediaType, d, manifest), err
 }
@@ -199,9 +199,9 @@ func (w *world) fill() {
 	// A repository that is gone, and tags that are.
 	gone := w.push("gone", oci.SHA256, []byte("gone"))
 	d := w.mustPut("gone", oci.SHA256, image(nil, gone), "x")
-	must(w, w.reg.DeleteManifest(w.Context(), "gone", oci.Reference{Digest: d.Digest}, "tester", nil))
-	must(w, w.reg.DeleteBlob(w.Context(), "gone", gone.Digest))
-	must(w, w.reg.DeleteManifest(w.Context(), "team1/app", oci.Reference{Tag: "v1"}, "tester", nil))
+	must(w, w.reg.DeleteManifest(w.Context(), "gone", oci.Reference{Digest: d.Digest}, registry.Actor{Name: "tester"}, nil))
+	must(w, w.reg.DeleteBlob(w.Context(), "gone", gone.Digest, registry.Actor{}))
+	must(w, w.reg.DeleteManifest(w.Context(), "team1/app", oci.Reference{Tag: "v1"}, registry.Actor{Name: "tester"}, nil))
 	// An upload that is not finished.
 	_, err := w.reg.AppendUpload(w.Context(), w.reg.StartUpload("team1/app", oci.SHA256, 0), body([]byte("half of it")))
 	must(w, err)

@@ -65,20 +65,20 @@ func TestDeleteBlob(t *testing.T) {
 	if err := push("app", "1"); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, w.DeleteBlob(t.Context(), "app", d), oci.CodeUnsupported)
-	if err := w.DeleteBlob(t.Context(), "other", d); err != nil {
+	wantCode(t, w.DeleteBlob(t.Context(), "app", d, registry.Actor{}), oci.CodeUnsupported)
+	if err := w.DeleteBlob(t.Context(), "other", d, registry.Actor{}); err != nil {
 		t.Error(err)
 	}
-	wantCode(t, w.DeleteBlob(t.Context(), "other", d), oci.CodeBlobUnknown)
+	wantCode(t, w.DeleteBlob(t.Context(), "other", d, registry.Actor{}), oci.CodeBlobUnknown)
 	wantCode(t, push("other", "1"), oci.CodeManifestBlobUnknown)
 	w.wantBlob("app", "bytes")
-	if err := w.DeleteManifest(t.Context(), "app", oci.Reference{Digest: digestOf(manifest)}, "me", nil); err != nil {
+	if err := w.DeleteManifest(t.Context(), "app", oci.Reference{Digest: digestOf(manifest)}, registry.Actor{Name: "me"}, nil); err != nil {
 		t.Error(err)
 	}
-	if err := w.DeleteBlob(t.Context(), "app", d); err != nil {
+	if err := w.DeleteBlob(t.Context(), "app", d, registry.Actor{}); err != nil {
 		t.Error(err)
 	}
-	wantCode(t, w.DeleteManifest(t.Context(), "app", oci.Reference{Tag: "1"}, "me", nil), oci.CodeNameUnknown)
+	wantCode(t, w.DeleteManifest(t.Context(), "app", oci.Reference{Tag: "1"}, registry.Actor{Name: "me"}, nil), oci.CodeNameUnknown)
 }
 
 func TestMountBlob(t *testing.T) {

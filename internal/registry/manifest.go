@@ -94,12 +94,20 @@ type Push struct {
 	Tags        []oci.Tag // more tags, of a push by digest
 	ContentType string
 	Body        []byte
-	Actor       string
+	Actor       Actor
 	// Condition, if not nil, must answer true for the digest that the tag points to, zero if there is none.
 	Condition func(current oci.Digest) bool
 	// Allow, if not nil, is asked about each tag with the digest that it points to, zero if there is none, and the one that it is to
 	// point to. With an error nothing happens.
 	Allow func(tag oci.Tag, current, next oci.Digest) error
+}
+
+// allow is Allow where it is known what the tags are to point to.
+func (p *Push) allow(next oci.Digest) meta.Allow {
+	if p.Allow == nil {
+		return nil
+	}
+	return func(tag oci.Tag, current oci.Digest) error { return p.Allow(tag, current, next) }
 }
 
 // Pushed says what became of a Push.
@@ -143,7 +151,8 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 		NeedBlobs:     sparse != SparseAll,
 		NeedManifests: sparse == SparseNone,
 		Condition:     p.Condition,
-		Origin:        meta.Origin{Actor: p.Actor, Method: "push"},
+		Allow:         p.allow(digest),
+		Origin:        p.Actor.origin("push"),
 		Now:           time.Now(),
 	})
 	if missing, ok := errors.AsType[*meta.MissingError](err); ok {
@@ -167,16 +176,23 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 // DeleteManifest deletes a manifest with its tags, or a tag alone
 // (spec.md#deleting-tags, spec.md#deleting-manifests). allow, if not nil, is asked about each of the tags that go; with an
 // error nothing happens.
-func (g *Registry) DeleteManifest(ctx context.Context, r oci.Repository, ref oci.Reference, actor string, allow func(oci.Tag) error) error {
+func (g *Registry) DeleteManifest(ctx context.Context, r oci.Repository, ref oci.Reference, by Actor, allow func(oci.Tag) error) error {
 	if !g.opts.Delete {
 		return errDeleteOff
 	}
-	origin := meta.Origin{Actor: actor, Method: "delete"}
 	var err error
-	if ref.IsDigest() {
-		err = g.db.DeleteManifest(ctx, r, ref.Digest, origin, time.Now())
-	} else {
-		err = g.db.DeleteTag(ctx, r, ref.Tag, origin, time.Now())
+	switch {
+	case ref.IsDigest() && allow == nil:
+		err = g.db.DeleteManifest(ctx, r, ref.Digest, nil, by.origin("delete"), time.Now())
+	case ref.IsDigest():
+		err = g.db.DeleteManifest(ctx, r, ref.Digest, func(tag oci.Tag, _ oci.Digest) error { return allow(tag) }, by.origin("delete"), time.Now())
+	default:
+		if allow != nil {
+			err = allow(ref.Tag)
+		}
+		if err == nil {
+			err = g.db.DeleteTag(ctx, r, ref.Tag, by.origin("delete"), time.Now())
+		}
 	}
 	if errors.Is(err, meta.ErrNotFound) {
 		return g.manifestUnknown(ctx, r, ref)

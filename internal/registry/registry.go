@@ -48,6 +48,19 @@ type Options struct {
 	ReadOnly bool
 }
 
+// Actor is who makes a change, for the tag log and the audit log.
+type Actor struct {
+	Name       string // of an account, or the network address of who did not sign in
+	Account    int64  // 0 for who did not sign in
+	Credential string
+	Client     string
+	Audit      bool // the change has an entry in the audit log
+}
+
+func (a Actor) origin(method string) meta.Origin {
+	return meta.Origin{Actor: a.Name, Method: method, Audit: a.Audit, AccountID: a.Account, Credential: a.Credential, Client: a.Client}
+}
+
 // Registry serves one registry's content. It may be used concurrently.
 type Registry struct {
 	db    *meta.DB
@@ -175,11 +188,11 @@ func (g *Registry) BlobURL(ctx context.Context, b *meta.Blob, expire time.Durati
 }
 
 // DeleteBlob takes a blob from a repository (spec.md#deleting-blobs).
-func (g *Registry) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest) error {
+func (g *Registry) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest, by Actor) error {
 	if !g.opts.Delete {
 		return errDeleteOff
 	}
-	err := g.db.DeleteBlob(ctx, r, d, time.Now())
+	err := g.db.DeleteBlob(ctx, r, d, by.origin("delete"), time.Now())
 	switch {
 	case errors.Is(err, meta.ErrNotFound):
 		return blobUnknown(r, d)
@@ -223,6 +236,16 @@ func (g *Registry) Repositories(ctx context.Context, after string, n int) ([]str
 		return nil, fmt.Errorf("list repositories: %w", err)
 	}
 	return names, nil
+}
+
+// Visible returns up to n names after the given one of repositories that a viewer may pull from, and whose name contains term, and the
+// name to go on after, empty if there are no more. There may be fewer names and more to come.
+func (g *Registry) Visible(ctx context.Context, v meta.Viewer, term, after string, n int) (names []string, next string, err error) {
+	names, next, err = g.db.ReadableRepositories(ctx, v, term, after, n)
+	if err != nil {
+		return nil, "", fmt.Errorf("list repositories: %w", err)
+	}
+	return names, next, nil
 }
 
 // Search returns up to n names of repositories that contain term.

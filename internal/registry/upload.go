@@ -121,7 +121,7 @@ func (g *Registry) CancelUpload(ctx context.Context, s Session) error {
 	if _, err := g.find(ctx, s); err != nil {
 		return err
 	}
-	err = g.db.CancelUpload(ctx, s.Repository, s.ID, s.Algorithm, time.Now())
+	err = g.db.CancelUpload(ctx, s.Repository, s.ID, s.Algorithm, s.Account, time.Now())
 	if errors.Is(err, meta.ErrCancelled) {
 		return uploadUnknown(s)
 	}
@@ -283,6 +283,7 @@ func (in *incoming) save(ctx context.Context, state blob.State, hash []byte) err
 		Algorithm:  in.session.Algorithm,
 		HashState:  hash,
 		StoreState: state.Data,
+		Account:    in.session.Account,
 		Updated:    time.Now(),
 	}
 	if in.row != nil {
@@ -401,7 +402,7 @@ func (in *incoming) discard(ctx context.Context) {
 	key := in.Key()
 	in.Abort()
 	if in.row != nil {
-		in.g.db.CancelUpload(ctx, in.session.Repository, in.session.ID, in.session.Algorithm, time.Now())
+		in.g.db.CancelUpload(ctx, in.session.Repository, in.session.ID, in.session.Algorithm, in.session.Account, time.Now())
 		return
 	}
 	in.g.store.Delete(ctx, key) // if this fails, the collector sweeps it

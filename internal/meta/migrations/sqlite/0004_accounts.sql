@@ -149,8 +149,8 @@ CREATE TABLE audit (
   allowed    INTEGER NOT NULL
 );
 CREATE INDEX audit_time ON audit (at, id);
-CREATE INDEX audit_object ON audit (object, id);
-CREATE INDEX audit_actor ON audit (actor, id);
+CREATE INDEX audit_object ON audit (object, at, id);
+CREATE INDEX audit_actor ON audit (actor, at, id);
 
 -- An upload goes on for who began it, and for nobody else; 0 stands for who did not sign in.
 ALTER TABLE upload ADD COLUMN account_id INTEGER NOT NULL DEFAULT 0;
