@@ -28,6 +28,12 @@ type world struct {
 
 func newWorld(t testing.TB, opts Options) *world {
 	t.Helper()
+	return newWorldWith(t, opts, func(*meta.DB, *Options) {})
+}
+
+// newWorldWith has options that need the database.
+func newWorldWith(t testing.TB, opts Options, more func(*meta.DB, *Options)) *world {
+	t.Helper()
 	dir := t.TempDir()
 	store, err := fs.Open(filepath.Join(dir, "blobs"), fs.Options{})
 	if err != nil {
@@ -51,6 +57,7 @@ func newWorld(t testing.TB, opts Options) *world {
 	}
 	server := web.NewServer(web.Options{Log: slog.New(slog.DiscardHandler), Idle: time.Minute})
 	opts.Client = server.Client
+	more(db, &opts)
 	if opts.MaxManifest == 0 {
 		opts.MaxManifest = 4 << 20
 	}
