@@ -119,10 +119,11 @@ type Patterns []string
 
 // ParsePatterns reads patterns with spaces or commas between.
 func ParsePatterns(s string) (Patterns, error) {
-	p := Patterns(strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' }))
-	for _, one := range p {
+	var p Patterns
+	for one := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ' ' || r == ',' }) {
+		p = append(p, one)
 		if bare := strings.TrimPrefix(one, "!"); bare == "" || !doublestar.ValidatePattern(bare) {
-			return nil, fmt.Errorf("%q is no pattern: * stands for any text without a slash, ** for any text, {a,b} for either", one)
+			return nil, fmt.Errorf("%q is no pattern: * stands for any text without a slash, ** for any text, [a-z] for one of these characters", one)
 		}
 	}
 	return p, nil
@@ -164,6 +165,12 @@ func ParseNetworks(s string) (Networks, error) {
 				return nil, fmt.Errorf("%q is no network: write it as 10.0.0.0/8 or 192.0.2.1", one)
 			}
 			n = netip.PrefixFrom(a, a.BitLen())
+		}
+		if n.Addr().Is4In6() { // clients' addresses are compared unmapped
+			if n.Bits() < 96 {
+				return nil, fmt.Errorf("%q is no network: write those of IPv4 as 10.0.0.0/8", one)
+			}
+			n = netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-96)
 		}
 		all = append(all, n.Masked())
 	}
