@@ -247,6 +247,26 @@ func TestPostgresRollingUpgrade(t *testing.T) {
 	must(connect(), broken)
 }
 
+func TestPostgresUpgradeToAccounts(t *testing.T) {
+	d := service.Postgres(t)
+	c, err := pgx.Connect(t.Context(), d.URL)
+	must(t, err)
+	defer c.Close(context.Background())
+	older := olderSteps(t, "postgres", "0001_registry.sql")
+	must(t, migratePostgres(t.Context(), c, older))
+	for _, s := range beforeAccounts {
+		if _, err := c.Exec(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db := openDB(t, d.URL)
+	wantAfterAccounts(t, db)
+	must(t, migratePostgres(t.Context(), c, older)) // an old node can start, and goes on
+	if _, err := c.Exec(t.Context(), `INSERT INTO upload (id, repository, storage_key, size, algorithm, created_at, updated_at) VALUES ('v', 'r', 'l', 0, 'sha256', 0, 0)`); err != nil {
+		t.Error(err)
+	}
+}
+
 // Each migration for PostgreSQL brings about what the ones for SQLite do: the same tables and columns.
 func TestPostgresSchemaIsTheSame(t *testing.T) {
 	columns := func(db *DB, query string) []string {
