@@ -167,6 +167,12 @@ func ParseNetworks(s string) (Networks, error) {
 			}
 			n = netip.PrefixFrom(a, a.BitLen())
 		}
+		if n.Addr().Is4In6() { // clients' addresses are compared unmapped
+			if n.Bits() < 96 {
+				return nil, fmt.Errorf("%q is no network: write those of IPv4 as 10.0.0.0/8", one)
+			}
+			n = netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-96)
+		}
 		all = append(all, n.Masked())
 	}
 	return all, nil

@@ -50,7 +50,7 @@ func scanAccount(scan func(...any) error, more ...any) (*Account, error) {
 
 // Account returns an account by name, or ErrNotFound.
 func (db *DB) Account(ctx context.Context, name string) (*Account, error) {
-	return scanAccount(db.queryRow(ctx, `SELECT `+accountColumns+` FROM `+accountTables+` WHERE a.name = $1`, asName(name)).Scan)
+	return scanAccount(db.queryRow(ctx, `SELECT `+accountColumns+` FROM `+accountTables+` WHERE a.name = $1`, asText(name)).Scan)
 }
 
 // AccountByID returns an account, or ErrNotFound.
@@ -124,7 +124,7 @@ func (t *tx) organizationOf(name string) (*int64, error) {
 // It returns ErrNotFound if there is no such account. change may run more than once.
 func (db *DB) ChangeAccount(ctx context.Context, name string, change func(*Account) error) error {
 	return db.update(ctx, func(t *tx) error {
-		a, err := scanAccount(t.queryRow(`SELECT `+accountColumns+` FROM `+accountTables+` WHERE a.name = $1`+t.locking("FOR NO KEY UPDATE OF a"), asName(name)).Scan)
+		a, err := scanAccount(t.queryRow(`SELECT `+accountColumns+` FROM `+accountTables+` WHERE a.name = $1`+t.locking("FOR NO KEY UPDATE OF a"), asText(name)).Scan)
 		if err != nil {
 			return err
 		}
@@ -149,7 +149,7 @@ func (db *DB) ChangeAccount(ctx context.Context, name string, change func(*Accou
 func (db *DB) DeleteAccount(ctx context.Context, name string) error {
 	return db.update(ctx, func(t *tx) error {
 		t.touchRights()
-		return t.one(`DELETE FROM account WHERE name = $1`, asName(name))
+		return t.one(`DELETE FROM account WHERE name = $1`, asText(name))
 	})
 }
 

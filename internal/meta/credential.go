@@ -121,6 +121,7 @@ func (db *DB) UsedCredential(ctx context.Context, id int64, from string, now tim
 // DeleteExpiredCredentials deletes up to n credentials that expired before a time and returns how many it were.
 func (db *DB) DeleteExpiredCredentials(ctx context.Context, before time.Time, n int) (deleted int, err error) {
 	err = db.update(ctx, func(t *tx) error {
+		t.touchRights()
 		changed, err := t.exec(`DELETE FROM credential WHERE id IN
 			(SELECT id FROM credential WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`, before.UnixMilli(), n)
 		deleted = int(changed)

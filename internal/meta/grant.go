@@ -82,7 +82,7 @@ type GrantFilter struct {
 func (db *DB) Grants(ctx context.Context, f GrantFilter, after int64, n int) ([]*Grant, error) {
 	args := []any{after, n}
 	parameter := func(v string) string {
-		args = append(args, asName(v))
+		args = append(args, asText(v))
 		return "$" + strconv.Itoa(len(args))
 	}
 	where := `g.id > $1`
@@ -129,6 +129,6 @@ func (db *DB) DeleteGrant(ctx context.Context, organization string, id int64) er
 			return t.one(`DELETE FROM access_grant WHERE id = $1 AND organization_id IS NULL`, id)
 		}
 		return t.one(`DELETE FROM access_grant WHERE id = $1 AND organization_id = (SELECT id FROM organization WHERE name = $2)`,
-			id, asName(organization))
+			id, asText(organization))
 	})
 }

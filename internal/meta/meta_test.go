@@ -87,7 +87,7 @@ func audit(t testing.TB, db *DB) {
 		"tags that lie in another repository than their manifest": `SELECT COUNT(*) FROM tag t
 			JOIN manifest m ON m.id = t.manifest_id WHERE m.repository_id <> t.repository_id`,
 		"repositories that hold nothing": `SELECT COUNT(*) FROM repository WHERE id NOT IN (SELECT repository_id FROM repository_blob)
-			AND id NOT IN (SELECT repository_id FROM manifest)`,
+			AND id NOT IN (SELECT repository_id FROM manifest) AND public IS NULL`,
 		"repositories that are listed wrongly": `SELECT COUNT(*) FROM repository
 			WHERE listed <> CASE WHEN EXISTS (SELECT 1 FROM manifest WHERE repository_id = repository.id) THEN 1 ELSE 0 END`,
 		"tags whose last move in the log is not what they are": `SELECT COUNT(*) FROM tag t JOIN manifest m ON m.id = t.manifest_id

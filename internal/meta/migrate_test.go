@@ -291,6 +291,63 @@ func TestSQLiteReadOnly(t *testing.T) {
 	}
 }
 
+// olderSteps returns the migrations up to one.
+func olderSteps(t *testing.T, database, last string) fstest.MapFS {
+	t.Helper()
+	older := fstest.MapFS{}
+	names, err := migrationNames(steps(database))
+	must(t, err)
+	for _, name := range names {
+		text, err := fs.ReadFile(steps(database), name)
+		must(t, err)
+		if older[name] = (&fstest.MapFile{Data: text}); name == last {
+			return older
+		}
+	}
+	t.Fatalf("there is no %s among %v", last, names)
+	return nil
+}
+
+// beforeAccounts is content of a database that knew no accounts.
+var beforeAccounts = []string{
+	`INSERT INTO repository (id, name, created_at, listed) VALUES (1, 'team/app', 0, 0)`,
+	`INSERT INTO manifest (id, repository_id, digest, media_type, size, artifact_type, created_at, body) VALUES (1, 1, 'd', 'm', 0, '', 0, '')`,
+	`INSERT INTO upload (id, repository, storage_key, size, algorithm, created_at, updated_at) VALUES ('u', 'team/app', 'k', 5, 'sha256', 0, 0)`,
+}
+
+// wantAfterAccounts fails unless the content is served as before: nobody has rights yet but those that are given.
+func wantAfterAccounts(t *testing.T, db *DB) {
+	t.Helper()
+	if f, err := db.Facts(t.Context(), 0, 0, "team/app"); err != nil || !f.Exists || f.Public != nil || f.OrganizationID != 0 || f.IsPublic() {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if u, err := db.Upload(t.Context(), "team/app", "u"); err != nil || u.Account != 0 || u.Size != 5 {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if names, err := db.Repositories(t.Context(), "", 10); err != nil || !slices.Equal(names, []string{"team/app"}) {
+		t.Errorf("%v, %v", names, err)
+	}
+	people(t, db)
+	yes := true
+	must(t, db.SetRepositoryPublic(t.Context(), "team/app", &yes))
+	if names, _, err := db.ReadableRepositories(t.Context(), Viewer{}, "", "", 10); err != nil || !slices.Equal(names, []string{"team/app"}) {
+		t.Errorf("%v, %v", names, err)
+	}
+}
+
+func TestSQLiteUpgradeToAccounts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "berth.db")
+	old := raw(t, path)
+	must(t, migrate(t.Context(), old, olderSteps(t, "sqlite", "0003_jobs.sql")))
+	for _, s := range beforeAccounts {
+		if _, err := old.Exec(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, old.Close())
+	wantAfterAccounts(t, openDB(t, path))
+}
+
 // A database that the first schema has filled lists, after an upgrade, the repositories that it listed before.
 func TestSQLiteUpgradeLists(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "berth.db")

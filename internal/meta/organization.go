@@ -45,7 +45,7 @@ func (db *DB) CreateOrganization(ctx context.Context, o *Organization) error {
 
 // Organization returns an organization by name, or ErrNotFound.
 func (db *DB) Organization(ctx context.Context, name string) (*Organization, error) {
-	return scanOrganization(db.queryRow(ctx, `SELECT `+organizationColumns+` FROM organization o WHERE o.name = $1`, asName(name)).Scan)
+	return scanOrganization(db.queryRow(ctx, `SELECT `+organizationColumns+` FROM organization o WHERE o.name = $1`, asText(name)).Scan)
 }
 
 // Organizations returns up to n organizations after the given name.
@@ -64,7 +64,7 @@ func (db *DB) Organizations(ctx context.Context, after string, n int) ([]*Organi
 // than once.
 func (db *DB) ChangeOrganization(ctx context.Context, name string, change func(*Organization) error) error {
 	return db.update(ctx, func(t *tx) error {
-		o, err := scanOrganization(t.queryRow(`SELECT `+organizationColumns+` FROM organization o WHERE o.name = $1`+t.locking("FOR NO KEY UPDATE"), asName(name)).Scan)
+		o, err := scanOrganization(t.queryRow(`SELECT `+organizationColumns+` FROM organization o WHERE o.name = $1`+t.locking("FOR NO KEY UPDATE"), asText(name)).Scan)
 		if err != nil {
 			return err
 		}
@@ -82,7 +82,7 @@ func (db *DB) ChangeOrganization(ctx context.Context, name string, change func(*
 func (db *DB) DeleteOrganization(ctx context.Context, name string) error {
 	return db.update(ctx, func(t *tx) error {
 		t.touchRights()
-		return t.one(`DELETE FROM organization WHERE name = $1`, asName(name))
+		return t.one(`DELETE FROM organization WHERE name = $1`, asText(name))
 	})
 }
 

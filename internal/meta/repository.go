@@ -87,7 +87,7 @@ func (db *DB) page(ctx context.Context, text string, args ...any) ([]string, err
 
 // names collects one column of text.
 func (db *DB) names(ctx context.Context, text string, args ...any) ([]string, error) {
-	var names []string
+	names := []string{}
 	var name string
 	err := db.query(ctx, func(scan func(...any) error) error {
 		if err := scan(&name); err != nil {

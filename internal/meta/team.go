@@ -54,7 +54,7 @@ func (db *DB) CreateTeam(ctx context.Context, team *Team) error {
 // Teams returns up to n teams of an organization after the given name; none if there is no such organization.
 func (db *DB) Teams(ctx context.Context, organization, after string, n int) ([]*Team, error) {
 	return db.teams(ctx, `SELECT `+teamColumns+` FROM organization o JOIN team t ON t.organization_id = o.id AND t.name > $2
-		WHERE o.name = $1 ORDER BY t.name LIMIT $3`, asName(organization), asName(after), n)
+		WHERE o.name = $1 ORDER BY t.name LIMIT $3`, asText(organization), asName(after), n)
 }
 
 // TeamsOf returns up to n teams, after the given ID, that an account is a member of: because it was put into them, or by
@@ -69,21 +69,21 @@ func (db *DB) DeleteTeam(ctx context.Context, organization, team string) error {
 	return db.update(ctx, func(t *tx) error {
 		t.touchRights()
 		return t.one(`DELETE FROM team WHERE organization_id = (SELECT id FROM organization WHERE name = $1) AND name = $2`,
-			asName(organization), asName(team))
+			asText(organization), asText(team))
 	})
 }
 
 // organizationID returns the ID of an organization, or an error that says which is not there; accountID and teamID likewise.
 func (t *tx) organizationID(name string) (int64, error) {
 	var id int64
-	err := t.queryRow(`SELECT id FROM organization WHERE name = $1`, asName(name)).Scan(&id)
+	err := t.queryRow(`SELECT id FROM organization WHERE name = $1`, asText(name)).Scan(&id)
 	return id, notFound(err, "organization", name)
 }
 
 // accountID locks the row as it is told.
 func (t *tx) accountID(name, lock string) (int64, error) {
 	var id int64
-	err := t.queryRow(`SELECT id FROM account WHERE name = $1`+t.locking(lock), asName(name)).Scan(&id)
+	err := t.queryRow(`SELECT id FROM account WHERE name = $1`+t.locking(lock), asText(name)).Scan(&id)
 	return id, notFound(err, "account", name)
 }
 
@@ -91,7 +91,7 @@ func (t *tx) accountID(name, lock string) (int64, error) {
 func (t *tx) teamID(organization, name, lock string) (int64, error) {
 	var id int64
 	err := t.queryRow(`SELECT t.id FROM team t JOIN organization o ON o.id = t.organization_id
-		WHERE o.name = $1 AND t.name = $2`+t.locking(lock+" OF t"), asName(organization), asName(name)).Scan(&id)
+		WHERE o.name = $1 AND t.name = $2`+t.locking(lock+" OF t"), asText(organization), asText(name)).Scan(&id)
 	return id, notFound(err, "team", organization+"/"+name)
 }
 
@@ -126,7 +126,7 @@ func (db *DB) RemoveTeamMember(ctx context.Context, organization, team, account 
 		t.touchRights()
 		return t.one(`DELETE FROM team_member WHERE account_id = (SELECT id FROM account WHERE name = $3)
 			AND team_id = (SELECT t.id FROM team t JOIN organization o ON o.id = t.organization_id WHERE o.name = $1 AND t.name = $2)`,
-			asName(organization), asName(team), asName(account))
+			asText(organization), asText(team), asText(account))
 	})
 }
 
@@ -135,7 +135,7 @@ func (db *DB) TeamMembers(ctx context.Context, organization, team, after string,
 	// The members are sorted, because to look through all accounts by name would cost more.
 	return db.names(ctx, `SELECT a.name FROM organization o CROSS JOIN team t CROSS JOIN team_member m CROSS JOIN account a
 		WHERE o.name = $1 AND t.organization_id = o.id AND t.name = $2 AND m.team_id = t.id AND a.id = m.account_id AND a.name > $3
-		ORDER BY a.name LIMIT $4`, asName(organization), asName(team), asName(after), n)
+		ORDER BY a.name LIMIT $4`, asText(organization), asText(team), asName(after), n)
 }
 
 // MaxTeamGroups is how many groups of one source can belong to a team.
@@ -178,7 +178,7 @@ func (db *DB) TeamGroups(ctx context.Context, organization, team string) ([]Team
 		all = append(all, g)
 		return err
 	}, `SELECT g.source, g.name FROM organization o JOIN team t ON t.organization_id = o.id AND t.name = $2
-		JOIN team_group g ON g.team_id = t.id WHERE o.name = $1`, asName(organization), asName(team))
+		JOIN team_group g ON g.team_id = t.id WHERE o.name = $1`, asText(organization), asText(team))
 	slices.SortFunc(all, func(a, b TeamGroup) int { return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Name, b.Name)) })
 	return all, err
 }

@@ -50,12 +50,12 @@ func (db *DB) TrustRules(ctx context.Context, issuer string, after int64, n int)
 // TrustRulesOf returns up to n rules of an account after the given ID.
 func (db *DB) TrustRulesOf(ctx context.Context, account string, after int64, n int) ([]*TrustRule, error) {
 	return db.trustRules(ctx, `SELECT `+trustRuleColumns+` FROM account a JOIN trust_rule tr ON tr.account_id = a.id
-		WHERE a.name = $1 AND tr.id > $2 ORDER BY tr.id LIMIT $3`, asName(account), after, n)
+		WHERE a.name = $1 AND tr.id > $2 ORDER BY tr.id LIMIT $3`, asText(account), after, n)
 }
 
 // DeleteTrustRule deletes a rule of an account, or returns ErrNotFound.
 func (db *DB) DeleteTrustRule(ctx context.Context, account string, id int64) error {
 	return db.update(ctx, func(t *tx) error {
-		return t.one(`DELETE FROM trust_rule WHERE id = $2 AND account_id = (SELECT id FROM account WHERE name = $1)`, asName(account), id)
+		return t.one(`DELETE FROM trust_rule WHERE id = $2 AND account_id = (SELECT id FROM account WHERE name = $1)`, asText(account), id)
 	})
 }
