@@ -37,6 +37,8 @@ var allowed = map[string][]string{
 	"internal/auth":          {"internal/access", "internal/meta", "internal/oci"},
 	"internal/token":         {"internal/auth", "internal/oci", "internal/web"},
 	"internal/distribution":  {"internal/access", "internal/auth", "internal/meta", "internal/oci", "internal/registry", "internal/web"},
+	"internal/auth/ldap":     {},
+	"internal/auth/htpasswd": {},
 	"internal/server": {
 		"internal/auth", "internal/token", "internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job",
 		"internal/meta", "internal/oci", "internal/registry", "internal/upstream", "internal/web",

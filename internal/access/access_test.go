@@ -26,8 +26,9 @@ func TestPatterns(t *testing.T) {
 		{"v[0-9]*", []string{"v1", "v1.2-rc"}, []string{"v", "latest", "1v"}},
 		{"a?", []string{"ab"}, []string{"a", "abc", "a/"}},
 		{"!team/secret", []string{"team/app", "x"}, []string{"team/secret"}},
-		{"team/* !team/secret, other/*", []string{"team/app", "other/x"}, []string{"team/secret", "x/y"}},
+		{"team/* !team/secret other/*", []string{"team/app", "other/x"}, []string{"team/secret", "x/y"}},
 		{"!a team/* ", []string{"team/x"}, []string{"a", "b"}},
+		{"{a,b}/x", []string{"a/x", "b/x"}, []string{"c/x"}},
 		{"!** a", nil, []string{"a", "b/c"}},
 	} {
 		p, err := ParsePatterns(c.patterns)
@@ -48,7 +49,7 @@ func TestPatterns(t *testing.T) {
 			t.Errorf("%q became %q, %v", c.patterns, again, err)
 		}
 	}
-	for _, s := range []string{"!", "a [", "{a", "a\\", "x !", "{a,b}"} {
+	for _, s := range []string{"!", "a [", "{a", "a\\", "x !"} {
 		if p, err := ParsePatterns(s); err == nil {
 			t.Errorf("%q was taken as %q", s, p)
 		}
