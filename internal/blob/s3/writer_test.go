@@ -74,8 +74,10 @@ func TestMemory(t *testing.T) {
 }
 
 // TestSpool has parts that are too large for memory.
-func TestSpool(t *testing.T) {
-	o := optionsOf(service.S3(t))
+func TestSpool(t *testing.T) { overServers(t, testSpool) }
+
+func testSpool(t *testing.T, program string) {
+	o := optionsOf(service.S3Of(t, program))
 	o.TempDir = t.TempDir()
 	o.PartSize = 40 << 20
 	s := openStore(t, o)
@@ -152,8 +154,10 @@ func TestChunks(t *testing.T) {
 
 // TestSameState goes on from a state more than once, and each time but the last is lost after it has
 // sent other bytes under the same part numbers.
-func TestSameState(t *testing.T) {
-	b := service.S3(t)
+func TestSameState(t *testing.T) { overServers(t, testSameState) }
+
+func testSameState(t *testing.T, program string) {
+	b := service.S3Of(t, program)
 	s := openStore(t, optionsOf(b))
 	want := content(1, 9<<20)
 	for name, more := range map[string]int{"without more": 0, "with more": 9 << 20} {
@@ -183,8 +187,10 @@ func TestSameState(t *testing.T) {
 }
 
 // TestStateLost takes away, or changes, what a state needs.
-func TestStateLost(t *testing.T) {
-	b := service.S3(t)
+func TestStateLost(t *testing.T) { overServers(t, testStateLost) }
+
+func testStateLost(t *testing.T, program string) {
+	b := service.S3Of(t, program)
 	s := openStore(t, optionsOf(b))
 	w := create(t, s)
 	write(t, w, content(1, 1000))
@@ -237,8 +243,10 @@ func TestStateLost(t *testing.T) {
 }
 
 // TestDiedAfterCommit has a node die when the object was made and nobody has heard of it: another one ends the upload.
-func TestDiedAfterCommit(t *testing.T) {
-	b := service.S3(t)
+func TestDiedAfterCommit(t *testing.T) { overServers(t, testDiedAfterCommit) }
+
+func testDiedAfterCommit(t *testing.T, program string) {
+	b := service.S3Of(t, program)
 	nodes := [2]*Store{openStore(t, optionsOf(b)), openStore(t, optionsOf(b))}
 	for _, size := range []int{0, 1000, 9 << 20, 16 << 20} {
 		want := content(1, size)
@@ -404,8 +412,10 @@ func TestPages(t *testing.T) {
 }
 
 // TestRanges reads from all over a large object.
-func TestRanges(t *testing.T) {
-	s := openStore(t, optionsOf(service.S3(t)))
+func TestRanges(t *testing.T) { overServers(t, testRanges) }
+
+func testRanges(t *testing.T, program string) {
+	s := openStore(t, optionsOf(service.S3Of(t, program)))
 	want := content(1, 20<<20)
 	r, err := s.Open(t.Context(), put(t, s, want))
 	if err != nil {
