@@ -119,6 +119,17 @@ func TestChunks(t *testing.T) {
 			nodes := [2]*Store{openStore(t, optionsOf(b)), openStore(t, optionsOf(b))}
 			want := content(1, 26<<20)
 			w := create(t, nodes[0])
+			before := w.Key()
+			// drop deletes what was kept under another key before, as the caller does.
+			drop := func() {
+				if before == w.Key() {
+					return
+				}
+				if err := nodes[0].Delete(t.Context(), before); err != nil {
+					t.Fatal(err)
+				}
+				before = w.Key()
+			}
 			at := 0
 			if most < 1<<20 {
 				at = 15<<20 - 7
@@ -134,6 +145,7 @@ func TestChunks(t *testing.T) {
 					t.Fatalf("a state of %d bytes", len(state.Data))
 				}
 				w = resume(t, nodes[i%2], state)
+				drop()
 				tails := 0
 				for o, err := range nodes[0].objects(t.Context(), w.Key()+tailMark, "") {
 					if err != nil {
@@ -146,6 +158,7 @@ func TestChunks(t *testing.T) {
 				}
 			}
 			commit(t, w)
+			drop()
 			checkObject(t, nodes[0], w.Key(), want)
 			checkNothingElse(t, b, w.Key())
 		})
@@ -273,6 +286,29 @@ func testDiedAfterCommit(t *testing.T, program string) {
 	checkNothingElse(t, b)
 }
 
+// TestTwoCommits has two nodes end the same upload at the same time, as when a balancer sends the request again. Some stores
+// know nothing any more of an upload that was completed.
+func TestTwoCommits(t *testing.T) {
+	b := service.S3(t)
+	p := newProxy(t, b)
+	nodes := [2]*Store{openStore(t, optionsOf(b)), openStore(t, p.options(b))}
+	p.setFault(func(op string, _ int) fault {
+		if op == "complete upload" {
+			return fault{status: 404, code: "NoSuchUpload"}
+		}
+		return fault{}
+	})
+	want := content(1, 12<<20)
+	w := create(t, nodes[0])
+	write(t, w, want)
+	state := suspend(t, w)
+	first, second := resume(t, nodes[0], state), resume(t, nodes[1], state)
+	commit(t, first)
+	commit(t, second)
+	checkObject(t, nodes[0], state.Key, want)
+	checkNothingElse(t, b, state.Key)
+}
+
 // TestLeftovers looks at what nodes that died leave: it is listed once under its key, and Delete removes all of it.
 func TestLeftovers(t *testing.T) {
 	b := service.S3(t)
@@ -283,9 +319,10 @@ func TestLeftovers(t *testing.T) {
 		sizes := map[string]int64{}
 		for i := range 3 {
 			sizes[put(t, s, content(byte(i), i*1000))] = int64(i * 1000)
-			// An object, a multipart upload and a tail under one key.
+			// An object under one key, a multipart upload and a tail under another one.
 			w := create(t, s)
 			write(t, w, content(byte(i), 1000))
+			sizes[w.Key()] = 1000
 			w = resume(t, s, suspend(t, w))
 			write(t, w, content(byte(i), 9<<20))
 			suspend(t, w)
