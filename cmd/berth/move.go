@@ -193,7 +193,9 @@ func (c *moveCommand) runSwitch(ctx context.Context, opts move.Options, progress
 	}
 	fmt.Fprintf(c.stdout, "Stop all servers of %s, serve %s (%s) and send clients there. Until you end this command with Ctrl-C, nothing "+
 		"can be changed at %[1]s; end it when none of its servers is left.\n", c.from.name, c.to.name, c.to.serve())
-	<-ctx.Done()
+	if err := done.Hold(ctx); err != nil {
+		return fmt.Errorf("%w: stop all servers of %s at once; what is pushed there from now on is not at %s", err, c.from.name, c.to.name)
+	}
 	return nil
 }
 

@@ -340,4 +340,13 @@ func TestMoveOfTheDatabase(t *testing.T) {
 	pushed.pull(t, node)
 	pushed.push(ended(), t, node, 1)
 	whole(t, "--config", to)
+
+	// With PostgreSQL nothing has to be stopped before, wherever blobs are.
+	back := filepath.Join(t.TempDir(), "back")
+	if out, err := berthCommand(t, "move", "--from", to, "--to", back); err != nil || !strings.Contains(out, "Nothing has to be stopped at first") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := berthCommand(t, "move", "--from", to, "--to", back, "--switch", "--release"); err != nil {
+		t.Errorf("the switch from PostgreSQL and a folder: %v\n%s", err, out)
+	}
 }

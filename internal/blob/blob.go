@@ -90,7 +90,8 @@ type Writer interface {
 	// dropped with Close to resume at the last checkpoint; Commit and Suspend fail.
 	io.Writer
 
-	// Key returns the object's key.
+	// Key returns the object's key. It may change as long as the Writer is in use; the one after Commit, Suspend or Abort is
+	// the object's. The caller deletes the key of a State when one with another key, or the blob, has taken its place.
 	Key() string
 
 	// Size returns the count of bytes written so far, those before a Resume included.
@@ -109,7 +110,8 @@ type Writer interface {
 
 	// Commit makes the object and its name durable. After nil, Open finds it,
 	// even when the machine loses power now. After an error the Writer has ended and
-	// the object may or may not be there; the caller must not rely on either and deletes the key.
+	// the object may or may not be there; the caller must not rely on either and deletes the key. After ErrUnavailable
+	// it may Resume the last State that was kept instead.
 	Commit(ctx context.Context) error
 
 	// Abort ends the upload and removes its bytes, as far as it can: after a

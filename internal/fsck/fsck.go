@@ -85,7 +85,10 @@ func Run(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (Repo
 func (c *check) found(damage bool, object, what string, mend func() error) error {
 	f := Finding{Damage: damage, Object: object, What: what}
 	if mend != nil && c.opts.Repair {
-		if err := mend(); err != nil {
+		switch err := mend(); {
+		case errors.Is(err, meta.ErrReferenced), errors.Is(err, meta.ErrCancelled):
+			return nil // beside a running server: it has been used since it was looked at, and is looked at the next time
+		case err != nil:
 			return fmt.Errorf("mend %s: %w", object, err)
 		}
 		f.Mended = true
@@ -188,7 +191,7 @@ func (c *check) blobs(ctx context.Context) error {
 			if what == "" {
 				continue
 			}
-			mend := func() error { return c.db.DropBlob(ctx, b.ID, time.Now()) }
+			mend := func() error { return c.db.DropBlob(ctx, b.ID, b.Key, time.Now()) }
 			if b.Needed {
 				what += "; a manifest needs it, so push it again"
 				mend = nil

@@ -79,15 +79,19 @@ func (c *Collector) Run(ctx context.Context) (result string, err error) {
 // batch bounds what one transaction takes away, so that pushes wait only briefly.
 const batch = 200
 
-// Collect makes one pass. Stopped at any point, it leaves nothing but work for the next.
+// Collect makes one pass. Stopped at any point, it leaves nothing but work for the next. A step that fails does not keep
+// the others from being made.
 func (c *Collector) Collect(ctx context.Context) (Result, error) {
 	var res Result
+	var failed error
 	for _, step := range []func(context.Context, *Result) error{c.blobs, c.uploads, c.doomed, c.orphans, c.doomed} {
-		if err := step(ctx, &res); err != nil {
-			return res, err
+		err := step(ctx, &res)
+		failed = errors.Join(failed, err)
+		if ctx.Err() != nil || errors.Is(err, blob.ErrUnavailable) || errors.Is(err, meta.ErrUnavailable) {
+			break
 		}
 	}
-	return res, nil
+	return res, failed
 }
 
 // blobs takes unreferenced blobs from their repositories.
@@ -134,31 +138,38 @@ func (c *Collector) uploads(ctx context.Context, res *Result) error {
 }
 
 // doomed deletes the bytes whose rows are gone. A crash between the delete and
-// the note of it makes the next pass delete once more, which does nothing.
+// the note of it makes the next pass delete once more, which does nothing. What cannot be deleted does not keep
+// the rest.
 func (c *Collector) doomed(ctx context.Context, res *Result) error {
 	var failed error
-	for {
-		keys, err := c.db.Doomed(ctx, batch)
+	for after := ""; ; {
+		keys, err := c.db.Doomed(ctx, after, batch)
 		if err != nil {
-			return fmt.Errorf("find doomed objects: %w", err)
+			return errors.Join(failed, fmt.Errorf("find doomed objects: %w", err))
 		}
-		gone := keys[:0]
+		if len(keys) == 0 {
+			return failed
+		}
+		after = keys[len(keys)-1]
+		var gone []string
 		for _, k := range keys {
 			if err := c.store.Delete(ctx, k); err != nil {
-				failed = errors.Join(failed, fmt.Errorf("delete object %s: %w", k, err))
+				if ctx.Err() != nil || errors.Is(err, blob.ErrUnavailable) {
+					return errors.Join(failed, fmt.Errorf("delete object %s: %w", k, err))
+				}
+				if failed == nil { // one says enough
+					failed = fmt.Errorf("delete object %s: %w", k, err)
+				}
 				continue
 			}
 			gone = append(gone, k)
 		}
 		if len(gone) > 0 {
 			if err := c.db.Buried(ctx, gone); err != nil {
-				return fmt.Errorf("note deleted objects: %w", err)
+				return errors.Join(failed, fmt.Errorf("note deleted objects: %w", err))
 			}
 		}
 		res.Objects += int64(len(gone))
-		if failed != nil || len(keys) < batch {
-			return failed
-		}
 	}
 }
 

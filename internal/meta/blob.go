@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -72,6 +73,8 @@ type NewBlob struct {
 	Key        string
 	// Upload is the session that ends with the blob, if it has a row.
 	Upload string
+	// UploadKey is the key that its row has, if it is another one than Key. It is doomed.
+	UploadKey string
 	// Whole or Broken is the key of the object that an *ExistsError named, once the caller
 	// has looked at it.
 	Whole, Broken string
@@ -96,12 +99,18 @@ func (e *ExistsError) Error() string { return "the digest has the object " + e.K
 func (db *DB) CommitBlob(ctx context.Context, n NewBlob) error {
 	return db.update(ctx, func(t *tx) error {
 		if n.Upload != "" {
-			gone, err := t.exec(`DELETE FROM upload WHERE id = $1 AND storage_key = $2`, n.Upload, n.Key)
+			before := cmp.Or(n.UploadKey, n.Key)
+			gone, err := t.exec(`DELETE FROM upload WHERE id = $1 AND storage_key = $2`, n.Upload, before)
 			if err != nil {
 				return err
 			}
 			if gone == 0 {
 				return ErrNotFound
+			}
+			if before != n.Key {
+				if err := t.doom(before, n.Now); err != nil {
+					return err
+				}
 			}
 		}
 		// Before the repository is made, so that nothing has been written when this fails, as it often does.

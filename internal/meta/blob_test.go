@@ -10,7 +10,7 @@ import (
 
 func doomed(t *testing.T, db *DB) map[string]bool {
 	t.Helper()
-	keys, err := db.Doomed(t.Context(), 1000)
+	keys, err := db.Doomed(t.Context(), "", 1000)
 	if err != nil {
 		t.Fatal(err)
 	}

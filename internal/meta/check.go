@@ -37,8 +37,8 @@ func (db *DB) StoredBlobs(ctx context.Context, after int64, n int) ([]StoredBlob
 }
 
 // DropBlob deletes a blob's row and links, and repositories that are left empty, though
-// not if a manifest needs the blob: ErrReferenced.
-func (db *DB) DropBlob(ctx context.Context, id int64, now time.Time) error {
+// not if a manifest needs the blob: ErrReferenced. A blob that has got other bytes than those of the key stays.
+func (db *DB) DropBlob(ctx context.Context, id int64, key string, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
 		type repository struct {
 			id   int64
@@ -51,7 +51,7 @@ func (db *DB) DropBlob(ctx context.Context, id int64, now time.Time) error {
 			repos = append(repos, r)
 			return err
 		}, `SELECT r.id, r.name FROM blob b JOIN repository_blob rb ON rb.blob_id = b.id JOIN repository r ON r.id = rb.repository_id
-			WHERE b.id = $1 ORDER BY r.id`+t.locking("FOR UPDATE OF b, rb FOR NO KEY UPDATE OF r"), id); err != nil {
+			WHERE b.id = $1 AND b.storage_key = $2 ORDER BY r.id`+t.locking("FOR UPDATE OF b, rb FOR NO KEY UPDATE OF r"), id, key); err != nil {
 			return err
 		}
 		for _, r := range repos {

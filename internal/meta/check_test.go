@@ -111,11 +111,18 @@ func TestDropBlob(t *testing.T) {
 	if err != nil || len(stored) != 2 {
 		t.Fatalf("%+v, %v", stored, err)
 	}
-	wantErr(t, db.DropBlob(t.Context(), stored[0].ID, at(1)), ErrReferenced)
+	wantErr(t, db.DropBlob(t.Context(), stored[0].ID, stored[0].Key, at(1)), ErrReferenced)
 	if _, err := db.Blob(t.Context(), "a", digests(n)[0]); err != nil {
 		t.Errorf("the blob of a manifest: %v", err)
 	}
-	if err := db.DropBlob(t.Context(), stored[1].ID, at(1)); err != nil {
+	// Its bytes were pushed again since somebody found that they are missing.
+	if err := db.DropBlob(t.Context(), stored[1].ID, "missing", at(1)); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := db.StoredBlobs(t.Context(), stored[1].ID-1, 1); err != nil || len(again) != 1 || again[0].ID != stored[1].ID {
+		t.Errorf("%+v, %v", again, err)
+	}
+	if err := db.DropBlob(t.Context(), stored[1].ID, stored[1].Key, at(1)); err != nil {
 		t.Fatal(err)
 	}
 	for r, there := range map[oci.Repository]bool{"a": true, "b": false} {
@@ -128,7 +135,7 @@ func TestDropBlob(t *testing.T) {
 	if got := doomed(t, db); len(got) != 1 || !got[key] {
 		t.Errorf("doomed are %v", got)
 	}
-	if err := db.DropBlob(t.Context(), 12345, at(1)); err != nil {
+	if err := db.DropBlob(t.Context(), 12345, "", at(1)); err != nil {
 		t.Errorf("one that is gone: %v", err)
 	}
 }

@@ -286,10 +286,11 @@ func TestReadsSeeAcknowledgedWrites(t *testing.T) {
 						return commitBlob(ctx, db, NewBlob{Repository: "dropped", Digest: d, Size: 1, Key: newKey(), Now: at(7)}, whole)
 					}
 					var id int64
-					if err := db.read.QueryRow(`SELECT id FROM blob WHERE digest = $1`, d.String()).Scan(&id); err != nil {
+					var key string
+					if err := db.read.QueryRow(`SELECT id, storage_key FROM blob WHERE digest = $1`, d.String()).Scan(&id, &key); err != nil {
 						return err
 					}
-					return db.DropBlob(ctx, id, at(8))
+					return db.DropBlob(ctx, id, key, at(8))
 				},
 				func() (any, error) { return since("dropped", d) },
 				alternate(absent, at(7).Unix()),

@@ -26,9 +26,9 @@ func (db *DB) DoomOrphan(ctx context.Context, key string, now time.Time) (orphan
 	return orphan, err
 }
 
-// Doomed returns up to n objects whose bytes are to be deleted. That they are doomed is durable: a crash
+// Doomed returns up to n objects after the given key, in order, whose bytes are to be deleted. That they are doomed is durable: a crash
 // does not bring back a row that needs them.
-func (db *DB) Doomed(ctx context.Context, n int) ([]string, error) {
+func (db *DB) Doomed(ctx context.Context, after string, n int) ([]string, error) {
 	var keys []string
 	err := db.update(ctx, func(t *tx) error {
 		keys = keys[:0]
@@ -37,7 +37,7 @@ func (db *DB) Doomed(ctx context.Context, n int) ([]string, error) {
 			err := scan(&key)
 			keys = append(keys, key)
 			return err
-		}, `SELECT storage_key FROM doomed_object ORDER BY storage_key LIMIT $1`, n)
+		}, `SELECT storage_key FROM doomed_object WHERE storage_key > $1 ORDER BY storage_key LIMIT $2`, after, n)
 	})
 	return keys, err
 }

@@ -169,7 +169,7 @@ func TestDoomedAndBuried(t *testing.T) {
 		}
 	}
 	for _, n := range []int{0, 2, 3, 100} {
-		if got, err := db.Doomed(t.Context(), n); err != nil || !slices.Equal(got, []string{"a", "b", "c"}[:min(n, 3)]) {
+		if got, err := db.Doomed(t.Context(), "", n); err != nil || !slices.Equal(got, []string{"a", "b", "c"}[:min(n, 3)]) {
 			t.Errorf("%d of them: %v, %v", n, got, err)
 		}
 	}

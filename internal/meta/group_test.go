@@ -317,7 +317,7 @@ func TestSQLiteAcknowledgedAfterSync(t *testing.T) {
 	start("second", doom("second"))
 	visible("second") // although the first is not durable yet
 	var keys []string
-	start("doomed", func() (err error) { keys, err = db.Doomed(t.Context(), 10); return err })
+	start("doomed", func() (err error) { keys, err = db.Doomed(t.Context(), "", 10); return err })
 	select {
 	case name := <-acknowledged:
 		t.Fatalf("%s was acknowledged before a sync had ended", name)

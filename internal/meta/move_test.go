@@ -178,7 +178,7 @@ func TestMoveRows(t *testing.T) {
 	if key, err := to.Setting(t.Context(), keySetting); err != nil || string(key) != "a random key" {
 		t.Errorf("the key that signs sessions is %q, %v", key, err)
 	}
-	if doomed, err := to.Doomed(t.Context(), 10); err != nil || !slices.Equal(doomed, []string{stray.Key}) {
+	if doomed, err := to.Doomed(t.Context(), "", 10); err != nil || !slices.Equal(doomed, []string{stray.Key}) {
 		t.Errorf("doomed: %v, %v", doomed, err)
 	}
 	if _, ok := columns(t, to)["moved_object"]; ok {

@@ -133,7 +133,7 @@ func exercise(t *testing.T, db *DB) {
 	must(err)
 	_, err = db.DoomOrphan(ctx, "orphan", at(0))
 	must(err)
-	_, err = db.Doomed(ctx, 10)
+	_, err = db.Doomed(ctx, "", 10)
 	must(err)
 	must(db.Buried(ctx, []string{"orphan"}))
 	for range 2 { // the first time it is not known yet

@@ -141,7 +141,7 @@ func openPostgres(ctx context.Context, source string, opts Options, readOnly boo
 		return nil, err
 	}
 	c := config.ConnConfig
-	p := &postgres{timeout: timeoutOf(opts), begin: "BEGIN", readOnly: readOnly}
+	p := &postgres{timeout: timeoutOf(opts), begin: "BEGIN ISOLATION LEVEL READ COMMITTED", readOnly: readOnly}
 	fail := func(err error) (*DB, error) {
 		return nil, fmt.Errorf("open database %s at %s: %w", c.Database, net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), err)
 	}

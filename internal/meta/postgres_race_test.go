@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -434,4 +435,21 @@ func TestPostgresCommitMeetsDelete(t *testing.T) {
 	if runs != 2 {
 		t.Errorf("%d runs", runs)
 	}
+}
+
+// What lock.go says holds for READ COMMITTED, whatever the default is: see TestPostgresSparseManifestMeetsBlob.
+func TestPostgresIsolation(t *testing.T) {
+	s := newStage(t)
+	s.DB = openDB(t, strings.ReplaceAll(mustQuery(t, s.side.Config().ConnString(), "default_transaction_isolation", "repeatable read"), "+", "%20"))
+	d := digestOf("late")
+	commit(t, s.DB, "from", d, at(0))
+	image(t, s.DB, "r", "other", "t")
+	n := document{seed: 1, foreign: []oci.Digest{d}}.build(t, "r", at(1), "t")
+	resume := s.stop(`SELECT 1 FROM tag FOR UPDATE`)
+	put := s.begin(1, func() error { _, err := s.PutManifest(t.Context(), n); return err }).mustWait()
+	mount := s.begin(2, func() error { return s.MountBlob(t.Context(), "r", "from", d, at(1)) })
+	resume()
+	s.must(put.end())
+	s.must(mount.end())
+	s.protected("r", d)
 }

@@ -169,7 +169,7 @@ func (a *arena) collector() {
 }
 
 func (a *arena) gravedigger() {
-	keys, err := a.db.Doomed(a.t.Context(), 20)
+	keys, err := a.db.Doomed(a.t.Context(), "", 20)
 	if err != nil {
 		a.t.Errorf("doomed: %v", err)
 	}

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -23,6 +24,8 @@ type Upload struct {
 	// Saved is the Size that the row has, as far as the caller knows: the one that Upload returned, or that
 	// the caller saved last. If it has another one, somebody else goes on with the session.
 	Saved int64
+	// SavedKey is the Key that the row has, likewise; empty if it is Key.
+	SavedKey string
 }
 
 // ErrCancelled: the upload session was cancelled or has ended.
@@ -50,20 +53,24 @@ func (db *DB) Upload(ctx context.Context, r oci.Repository, id string) (*Upload,
 
 // SaveUpload stores how far a session has come; what else it is, the account among that, only the first time. With first, the session must not have a
 // row yet; else it must, and have the size u.Saved. ErrCancelled says that it was cancelled, has expired
-// or went on elsewhere meanwhile.
+// or went on elsewhere meanwhile. A key that another one takes the place of is doomed.
 func (db *DB) SaveUpload(ctx context.Context, u *Upload, first bool) error {
 	return db.update(ctx, func(t *tx) error {
-		text := `UPDATE upload SET size = $4, hash_state = $6, store_state = $7, updated_at = $8
-			WHERE id = $1 AND repository = $2 AND storage_key = $3 AND algorithm = $5 AND size = $9`
-		args := []any{u.ID, string(u.Repository), u.Key, u.Size, string(u.Algorithm), u.HashState, u.StoreState, u.Updated.UnixMilli(), u.Saved}
+		text := `UPDATE upload SET storage_key = $3, size = $4, hash_state = $6, store_state = $7, updated_at = $8
+			WHERE id = $1 AND repository = $2 AND storage_key = $10 AND algorithm = $5 AND size = $9`
+		before := cmp.Or(u.SavedKey, u.Key)
+		args := []any{u.ID, string(u.Repository), u.Key, u.Size, string(u.Algorithm), u.HashState, u.StoreState, u.Updated.UnixMilli(), u.Saved, before}
 		if first {
 			text = `INSERT INTO upload (id, repository, storage_key, size, algorithm, hash_state, store_state, updated_at, created_at, account_id)
 				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) ON CONFLICT DO NOTHING`
-			args[8] = u.Account
+			args = append(args[:8], u.Account)
 		}
 		n, err := t.exec(text, args...)
 		if err == nil && n == 0 {
 			err = ErrCancelled
+		}
+		if err == nil && before != u.Key {
+			err = t.doom(before, u.Updated)
 		}
 		return err
 	})

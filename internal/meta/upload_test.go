@@ -92,6 +92,30 @@ func TestUploadBecomesBlob(t *testing.T) {
 	}
 }
 
+// A session may go on under another key; who knows the one before only does not.
+func TestUploadChangesKey(t *testing.T) {
+	db := newDB(t)
+	u := Upload{ID: "u", Repository: "a", Key: "k", Size: 5, Algorithm: oci.SHA256, Updated: at(1)}
+	save(t, db, u, true)
+	late := u
+	u.Saved, u.SavedKey, u.Key, u.Size = 5, "k", "l", 9
+	save(t, db, u, false)
+	late.Saved, late.SavedKey, late.Key = 9, "k", "m"
+	wantErr(t, db.SaveUpload(t.Context(), &late, false), ErrCancelled)
+	if got := doomed(t, db); len(got) != 1 || !got["k"] {
+		t.Errorf("doomed are %v", got)
+	}
+	n := NewBlob{Repository: "a", Digest: digestOf("d"), Size: 9, Key: "n", Upload: "u", UploadKey: "k", Now: at(2)}
+	wantErr(t, db.CommitBlob(t.Context(), n), ErrNotFound)
+	n.UploadKey = "l"
+	if err := db.CommitBlob(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	if got := doomed(t, db); len(got) != 2 || !got["l"] {
+		t.Errorf("doomed are %v", got)
+	}
+}
+
 func TestCancelUpload(t *testing.T) {
 	db := newDB(t)
 	u := Upload{ID: "u", Repository: "a", Key: "k", Size: 5, Algorithm: oci.SHA256, HashState: []byte{1}, Updated: at(1)}

@@ -1,6 +1,7 @@
 package move_test
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"path/filepath"
@@ -84,6 +85,25 @@ func TestLockIsLost(t *testing.T) {
 	w.push("team/app", oci.SHA256, []byte("after"))
 	switched(t, options(t, source, target))
 	wantSame(t, source, target)
+}
+
+// Who loses the lock after the switch, while old servers may be there still, is told.
+func TestLockIsLostLater(t *testing.T) {
+	from, db := scaled(t)
+	w := serve(t, from.end(t, false))
+	w.fill()
+	done, err := move.Switch(t.Context(), options(t, from.end(t, true), folder(t).end(t, false)))
+	must(t, err)
+	defer done.Release()
+	db.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE mode = 'ShareLock' AND relation = 'blob'::regclass`)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := done.Hold(ctx); !errors.Is(err, meta.ErrThawed) {
+		t.Errorf("the error is %v", err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	must(t, done.Hold(ctx))
 }
 
 // Only one process at a time moves to a database.

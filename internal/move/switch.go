@@ -22,6 +22,24 @@ type Switched struct {
 // make any: they would not be in the one that it was moved to.
 func (s *Switched) Release() { s.frozen.Release() }
 
+// Hold waits until ctx ends. It fails with meta.ErrThawed as soon as the source can be changed again although nobody has
+// released it, because the connection to its database was lost.
+func (s *Switched) Hold(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(holdCheck):
+		}
+		if err := s.frozen.Check(ctx); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("the source: %w", err)
+		}
+	}
+}
+
+// holdCheck is the time between two looks at a lock.
+const holdCheck = time.Second
+
 // Switch does what Copy does, checks every object, then keeps the source from being changed, copies the rest and makes the target
 // usable. With an embedded database, the caller holds the lock of its data folder, shared or not, from before the call.
 // If the error is nil, the source stays as it is until Release. If not, the source is free and the target unfinished.

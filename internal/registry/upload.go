@@ -226,13 +226,13 @@ type incoming struct {
 	g       *Registry
 	session Session
 	row     *meta.Upload // nil while there is none
-	opened  time.Time    // by the wall clock, which goes on while the machine is suspended
+	since   time.Time    // when it was opened or got its last row; by the wall clock, which goes on while the machine is suspended
 	secret  bool         // no client knows the session, so none can go on
 }
 
 // open begins or continues the bytes of a session.
 func (g *Registry) open(ctx context.Context, s Session, row *meta.Upload, body Body) (*incoming, error) {
-	in := &incoming{g: g, session: s, row: row, opened: time.Now().Round(0)}
+	in := &incoming{g: g, session: s, row: row, since: time.Now().Round(0)}
 	var size int64
 	if row != nil {
 		size = row.Size
@@ -273,8 +273,16 @@ func (g *Registry) open(ctx context.Context, s Session, row *meta.Upload, body B
 	return in, nil
 }
 
+// swept tells that the collector may have taken an object, because no row has told of it for so long.
+func (in *incoming) swept(key string) bool {
+	return (in.row == nil || in.row.Key != key) && time.Now().Round(0).Sub(in.since) > maxRowless
+}
+
 // save stores where a session stands.
 func (in *incoming) save(ctx context.Context, state blob.State, hash []byte) error {
+	if in.swept(state.Key) {
+		return uploadUnknown(in.session)
+	}
 	row := &meta.Upload{
 		ID:         in.session.ID,
 		Repository: in.session.Repository,
@@ -287,19 +295,22 @@ func (in *incoming) save(ctx context.Context, state blob.State, hash []byte) err
 		Updated:    time.Now(),
 	}
 	if in.row != nil {
-		row.Saved = in.row.Size
+		row.Saved, row.SavedKey = in.row.Size, in.row.Key
 	}
 	err := in.g.db.SaveUpload(context.WithoutCancel(ctx), row, in.row == nil)
 	if errors.Is(err, meta.ErrCancelled) {
-		if in.row == nil {
+		if in.row == nil || in.row.Key != state.Key {
 			in.g.store.Delete(ctx, state.Key) // else whoever ended the session has doomed it
 		}
 		return uploadUnknown(in.session)
 	}
+	if err == nil || errors.Is(err, meta.ErrUnavailable) {
+		in.row = row // which may be there in the second case, too, and somebody may go on from it
+	}
 	if err != nil {
 		return fmt.Errorf("save upload %s: %w", in.session.ID, err)
 	}
-	in.row = row
+	in.since = row.Updated.Round(0)
 	return nil
 }
 
@@ -348,16 +359,20 @@ func (in *incoming) finish(ctx context.Context, d oci.Digest) error {
 		in.discard(ctx)
 		return digestMismatch(d, got)
 	}
-	key, size := in.Key(), in.Size()
 	if err := in.Commit(ctx); err != nil {
-		in.discard(ctx)
+		if in.row == nil || !errors.Is(err, blob.ErrUnavailable) {
+			in.discard(ctx)
+		} // else the client can ask again: what was saved is still there, or the object is
 		return fmt.Errorf("commit blob %s@%s: %w", s.Repository, d, err)
 	}
+	key, size := in.Key(), in.Size()
 	if d.Algorithm() != in.session.Algorithm {
 		// The session was begun for another algorithm than its end names.
 		var err error
 		if got, _, err = blob.HashObject(ctx, g.store, key, d.Algorithm()); err != nil {
-			in.discard(ctx)
+			if in.row == nil || !errors.Is(err, blob.ErrUnavailable) {
+				in.discard(ctx)
+			}
 			return fmt.Errorf("hash blob %s@%s: %w", s.Repository, d, err)
 		}
 		if got != d {
@@ -365,13 +380,13 @@ func (in *incoming) finish(ctx context.Context, d oci.Digest) error {
 			return digestMismatch(d, got)
 		}
 	}
-	if in.row == nil && time.Now().Round(0).Sub(in.opened) > maxRowless {
+	if in.swept(key) {
 		in.discard(ctx)
 		return uploadUnknown(s)
 	}
 	n := meta.NewBlob{Repository: s.Repository, Digest: d, Size: size, Key: key, Now: time.Now()}
 	if in.row != nil {
-		n.Upload = s.ID
+		n.Upload, n.UploadKey = s.ID, in.row.Key
 	}
 	err := g.db.CommitBlob(ctx, n)
 	for exists, ok := errors.AsType[*meta.ExistsError](err); ok; exists, ok = errors.AsType[*meta.ExistsError](err) {
@@ -399,13 +414,17 @@ func (in *incoming) finish(ctx context.Context, d oci.Digest) error {
 
 // discard ends a session whose bytes are worth nothing.
 func (in *incoming) discard(ctx context.Context) {
-	key := in.Key()
-	in.Abort()
 	if in.row != nil {
 		in.g.db.CancelUpload(ctx, in.session.Repository, in.session.ID, in.session.Algorithm, in.session.Account, time.Now())
-		return
+		if in.row.Key == in.Key() {
+			// Not this request's to delete: another node may have made a blob of it, and then the session had ended. Else
+			// it is doomed now.
+			in.Close()
+			return
+		}
 	}
-	in.g.store.Delete(ctx, key) // if this fails, the collector sweeps it
+	in.Abort()
+	in.g.store.Delete(ctx, in.Key()) // if this fails, the collector sweeps it
 }
 
 func digestMismatch(want, got oci.Digest) error {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -9,7 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/berthregistry/berth/internal/blob/s3"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/test/service"
 )
@@ -199,4 +202,39 @@ func TestReadOnly(t *testing.T) {
 	if _, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "reading only") {
 		t.Errorf("a server that writes beside those that read: %v", err)
 	}
+}
+
+// What a node has counted is shown until another one must have counted anew.
+func TestUnfinishedGrowsOld(t *testing.T) {
+	b := service.S3(t)
+	bucket, err := s3.Open(t.Context(), s3.Options{Bucket: b.Name, Endpoint: b.Endpoint, Region: b.Region, AccessKeyID: b.AccessKey, SecretAccessKey: b.SecretKey})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bucket.Close()
+	m, now := NewMetrics(), time.Now()
+	run := observeUnfinished(m, bucket, func() time.Time { return now })
+	shows := func(want string) {
+		t.Helper()
+		all, err := m.registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			if f.GetName() == "berth_bucket_unfinished_uploads" {
+				if got := fmt.Sprint(f.GetMetric()[0].GetGauge().GetValue()); got != want {
+					t.Errorf("the count is %s, want %s", got, want)
+				}
+				return
+			}
+		}
+		t.Error("there is no such metric")
+	}
+	shows("NaN")
+	if _, err := run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	shows("0")
+	now = now.Add(3 * time.Hour) // another node has the job
+	shows("NaN")
 }

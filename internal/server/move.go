@@ -41,7 +41,7 @@ func sameFolder(a, b string) bool {
 // folder until it is closed, or the error is ErrWritten; PostgreSQL has locks of its own.
 func OpenSource(ctx context.Context, cfg *Config, frozen bool) (*Storage, error) {
 	s, err := OpenStorage(ctx, cfg, false)
-	if err != nil || !frozen || cfg.Stateless() {
+	if err != nil || !frozen || cfg.Database.IsSet() {
 		return s, err
 	}
 	if s.lock, err = LockDataShared(cfg.Data); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -143,21 +144,32 @@ func (j jobMetrics) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
+// countUnfinished is the time between two counts of unfinished uploads.
+const countUnfinished = time.Hour
+
 // observeUnfinished is a job that shows how many multipart uploads were begun in the bucket and given up. The collector
-// removes those of this registry in time; others stay for ever, and cost.
-func observeUnfinished(m *Metrics, bucket *s3.Store) func(context.Context) (string, error) {
-	gauge := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "berth_bucket_unfinished_uploads",
-		Help: "Multipart uploads in the bucket that were begun more than a day ago and have not ended, counted by the node that shows them.",
-	})
-	gauge.Set(math.NaN())
-	m.registry.MustRegister(gauge)
+// removes those of this registry in time; others stay for ever, and cost. One node at a time counts; what another one
+// counted before is not shown for long, since it changes no more.
+func observeUnfinished(m *Metrics, bucket *s3.Store, now func() time.Time) func(context.Context) (string, error) {
+	type count struct {
+		n  int64
+		at time.Time
+	}
+	var last atomic.Pointer[count]
+	m.Gauge("berth_bucket_unfinished_uploads",
+		"Multipart uploads in the bucket that were begun more than a day ago and have not ended, by the node that counted them last.",
+		func() float64 {
+			if c := last.Load(); c != nil && now().Sub(c.at) < 2*countUnfinished {
+				return float64(c.n)
+			}
+			return math.NaN()
+		})
 	return func(ctx context.Context) (string, error) {
 		n, err := bucket.Unfinished(ctx)
 		if err != nil {
 			return "", err
 		}
-		gauge.Set(float64(n))
+		last.Store(&count{n, now()})
 		return fmt.Sprintf("%d unfinished uploads", n), nil
 	}
 }

@@ -104,7 +104,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		})
 		jobs := []job.Job{{Name: "collection", Every: cfg.Collection.Interval.D(), Run: collector.Run}}
 		if bucket, ok := store.(*s3.Store); ok {
-			jobs = append(jobs, job.Job{Name: "bucket", Every: time.Hour, Run: observeUnfinished(metrics, bucket)})
+			jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
 		}
 		runner := job.New(db, job.Options{Log: log})
 		background.Go(func() { runner.Run(ctx, jobs...) })

@@ -24,10 +24,13 @@ const (
 	S3Region    = "eu-test-1"
 )
 
-// S3Server is an S3 server: a versitygw over a folder.
+// S3Programs are the S3 servers that the tests know, by their programs. The first is that of S3 and NewS3.
+var S3Programs = []string{"versitygw", "minio"}
+
+// S3Server is an S3 server over a folder.
 type S3Server struct {
 	Endpoint string // http://127.0.0.1:PORT
-	Dir      string // holds a folder for each bucket, with a file for each object
+	Dir      string // of a versitygw: holds a folder for each bucket, with a file for each object
 
 	program string
 	args    []string
@@ -45,31 +48,40 @@ type Bucket struct {
 
 var sharedS3 struct {
 	sync.Mutex
-	server *S3Server
+	servers map[string]*S3Server // by program
 }
 
 // S3 returns an empty bucket of its own in the S3 server of the test binary, which is started when it is first
 // asked for. Without versitygw the test is skipped, or fails if CI=true.
 func S3(t testing.TB) *Bucket {
 	t.Helper()
-	program := need(t, "versitygw")
+	return S3Of(t, S3Programs[0])
+}
+
+// S3Of is S3 for one of S3Programs.
+func S3Of(t testing.TB, program string) *Bucket {
+	t.Helper()
+	path := need(t, program)
 	sharedS3.Lock()
 	defer sharedS3.Unlock()
-	if sharedS3.server == nil {
-		server, err := startS3(program)
+	if sharedS3.servers[program] == nil {
+		server, err := startS3(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		sharedS3.server = server
+		if sharedS3.servers == nil {
+			sharedS3.servers = make(map[string]*S3Server)
+		}
+		sharedS3.servers[program] = server
 	}
-	return sharedS3.server.Bucket(t)
+	return sharedS3.servers[program].Bucket(t)
 }
 
 // NewS3 starts an S3 server that the test can stop and start, with more options of versitygw. It ends
 // with the test.
 func NewS3(t testing.TB, args ...string) *S3Server {
 	t.Helper()
-	server, err := startS3(need(t, "versitygw"), args...)
+	server, err := startS3(need(t, S3Programs[0]), args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,11 +133,10 @@ func (s *S3Server) start() error {
 		return err
 	}
 	defer log.Close()
-	args := append([]string{"--port", address, "--access", S3AccessKey, "--secret", S3SecretKey, "--region", S3Region, "--keep-alive", "--quiet", "posix"}, s.args...)
-	cmd := exec.Command(s.program, append(args, s.Dir)...)
+	cmd := s.command(address)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start versitygw: %w", err)
+		return fmt.Errorf("start the S3 server: %w", err)
 	}
 	s.process = cmd
 	if err := os.WriteFile(s.pidFile(), fmt.Appendln(nil, cmd.Process.Pid), 0o644); err != nil {
@@ -141,7 +152,19 @@ func (s *S3Server) start() error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	s.Stop()
-	return fmt.Errorf("versitygw does not listen:\n%s", s.log())
+	return fmt.Errorf("%s does not listen:\n%s", s.program, s.log())
+}
+
+// command returns how the server is started.
+func (s *S3Server) command(address string) *exec.Cmd {
+	if filepath.Base(s.program) == "minio" {
+		cmd := exec.Command(s.program, "server", "--address", address, "--quiet", s.Dir)
+		cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+S3AccessKey, "MINIO_ROOT_PASSWORD="+S3SecretKey,
+			"MINIO_SITE_REGION="+S3Region, "MINIO_BROWSER=off", "MINIO_UPDATE=off")
+		return cmd
+	}
+	args := append([]string{"--port", address, "--access", S3AccessKey, "--secret", S3SecretKey, "--region", S3Region, "--keep-alive", "--quiet", "posix"}, s.args...)
+	return exec.Command(s.program, append(args, s.Dir)...)
 }
 
 func (s *S3Server) pidFile() string { return filepath.Join(filepath.Dir(s.Dir), "pid") }

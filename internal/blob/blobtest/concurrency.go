@@ -64,9 +64,9 @@ func concurrently(t *testing.T, s, other blob.Store, want []byte, turn int, keep
 		w.Abort()
 		return nil
 	}
+	var state blob.State
 	if turn%2 == 0 {
-		state, err := w.Suspend(ctx)
-		if err != nil {
+		if state, err = w.Suspend(ctx); err != nil {
 			return err
 		}
 		if w, err = other.Resume(ctx, state); err != nil {
@@ -78,6 +78,11 @@ func concurrently(t *testing.T, s, other blob.Store, want []byte, turn int, keep
 	}
 	if err := w.Commit(ctx); err != nil {
 		return err
+	}
+	if turn%2 == 0 && state.Key != w.Key() {
+		if err := s.Delete(ctx, state.Key); err != nil {
+			return err
+		}
 	}
 	r, err := other.Open(ctx, w.Key())
 	if err != nil {

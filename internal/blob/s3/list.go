@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,7 +99,12 @@ func (s *Store) uploads(ctx context.Context, prefix, after string) iter.Seq2[ent
 				yield(entry{}, err)
 				return
 			}
+			// MinIO answers for no prefix with all of them on one page, in the order of their beginning.
+			slices.SortStableFunc(page.Uploads, func(a, b minio.ObjectMultipartInfo) int { return strings.Compare(a.Key, b.Key) })
 			for _, u := range page.Uploads {
+				if u.Key <= after {
+					continue
+				}
 				if !yield(entry{name: u.Key, upload: u.UploadID, started: u.Initiated}, nil) {
 					return
 				}

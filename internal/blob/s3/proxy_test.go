@@ -40,6 +40,7 @@ type request struct {
 type fault struct {
 	status   int    // is answered, and the server never asked
 	code     string // of S3, in the body
+	before   func() // is called first
 	hang     bool   // nothing is answered
 	closed   bool   // the connection is closed
 	lost     bool   // the server does it, but its answer is lost, or is the status
@@ -171,6 +172,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 var errCut = errors.New("cut")
 
 func (p *proxy) serve(w http.ResponseWriter, r *http.Request, f fault, rate int64) {
+	if f.before != nil {
+		f.before()
+	}
 	switch {
 	case f.closed:
 		panic(http.ErrAbortHandler)

@@ -4,7 +4,8 @@
 // creation in UTC and NAME is 26 random characters. Any other clean relative path is a key, too, for reading
 // and deleting, so that objects that another program wrote can be adopted where they are.
 //
-// An upload writes under its final name; nothing is copied or renamed. Until it has one full part it is in
+// An upload writes under its final name; nothing is copied or renamed, and no object is written twice: an upload of which an
+// object has been made, to go on from, and to which more comes, gets another key. Until it has one full part it is in
 // memory, and Commit is one request. From then on it is a multipart upload whose parts are sent while
 // more bytes come. What is left at each step when a node dies:
 //
@@ -13,7 +14,7 @@
 //     last part are too few for a part, objects KEY.tail.NAME, which together are those bytes;
 //  3. after the completion, which is the one step that makes the object: the object.
 //
-// What 2 leaves is found by List under its key and removed by Delete, and by the Commit of who goes on.
+// What 2 leaves is found by List under its key and removed by Delete; tails also by the Commit of who goes on.
 //
 // All that another node needs to go on is in blob.State: the upload's id, and for each part its size,
 // ETag and CRC-32C. The objects of a tail are never overwritten, and stay until the state after the one

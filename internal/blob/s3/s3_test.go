@@ -24,7 +24,16 @@ func openStore(t testing.TB, opts Options) *Store {
 	return s
 }
 
-func TestStore(t *testing.T) {
+// overServers runs a test over each S3 server that there is. It is for tests that look at nothing but what S3 promises.
+func overServers(t *testing.T, test func(t *testing.T, program string)) {
+	for _, program := range service.S3Programs {
+		t.Run(program, func(t *testing.T) { test(t, program) })
+	}
+}
+
+func TestStore(t *testing.T) { overServers(t, testStore) }
+
+func testStore(t *testing.T, program string) {
 	for name, change := range map[string]func(*Options){
 		"Plain": func(*Options) {},
 		// As for a store that wants parts of one size.
@@ -32,7 +41,7 @@ func TestStore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			blobtest.Test(t, func(t *testing.T) func() blob.Store {
-				opts := optionsOf(service.S3(t))
+				opts := optionsOf(service.S3Of(t, program))
 				change(&opts)
 				return func() blob.Store { return openStore(t, opts) }
 			})

@@ -57,7 +57,8 @@ func (s *Store) send(ctx context.Context, op, object string, b section, withCRC 
 			got, err := request(ctx, r, with)
 			r.close()
 			if err != nil {
-				if with.crc != "" && refusesCRC(err) && !s.noCRC.Swap(true) {
+				if with.crc != "" && refusesCRC(err) {
+					s.noCRC.Store(true)
 					withCRC = false
 					continue
 				}
@@ -178,7 +179,7 @@ func (s *Store) complete(ctx context.Context, name string, m multipart, parts []
 			// A second opinion, for a store that says nothing of what it made.
 			unknown = true
 			return s.verify(ctx, name, whole)
-		case isCode(err, "NoSuchUpload") && unknown:
+		case isCode(err, "NoSuchUpload"): // by a request before, or by another node at this moment
 			if s.verify(ctx, name, whole) == nil {
 				return nil
 			}

@@ -21,7 +21,8 @@ var errLost = errors.New("an earlier write of this upload failed")
 // writer is a blob.Writer. It is one object until it has a full part, and a multipart upload from then on.
 type writer struct {
 	store     *Store
-	key, name string // name is that of the object
+	key, name string // name is that of the object; they change until the upload has a part, see fresh
+	used      bool   // something may have been written under key, by this Writer or another one
 	size      int64
 
 	// ctx is that of the requests that Write causes. It goes on when a client leaves, and ends with the first error.
@@ -37,8 +38,7 @@ type writer struct {
 	tail    tail // of what is after the last part: the segments that hold it, and if pending the rest
 
 	// As long as it is one object.
-	stored int64 // how many of the bytes are in the object, or -1; never more than are written
-	exact  bool  // the object has no others
+	stored int64 // how many of the bytes the object has, or -1; never more than are written
 	etag   string
 
 	// From the first part on.
@@ -52,8 +52,7 @@ type writer struct {
 
 	stale    []string // segments that the state before needs and the one after does not
 	obsolete []string // segments that no state needs that anybody can have kept
-	touched  bool     // there may be something in the bucket
-	resumed  bool
+	resumed  bool     // others may have written under key
 	ended    bool
 }
 
@@ -74,7 +73,7 @@ func (s *Store) newWriter(ctx context.Context, key, name string) *writer {
 	w := &writer{store: s, key: key, name: name, stored: -1, memory: newMemory(&s.chunks, s.opts.TempDir)}
 	w.ctx, w.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	w.begin = sync.OnceValues(func() (multipart, error) {
-		m, strays, err := s.begin(w.ctx, name)
+		m, strays, err := s.begin(w.ctx, w.name)
 		if strays {
 			w.strays.Store(true)
 		}
@@ -85,9 +84,11 @@ func (s *Store) newWriter(ctx context.Context, key, name string) *writer {
 
 // Create implements blob.Store. It makes no request.
 func (s *Store) Create(ctx context.Context) (blob.Writer, error) {
-	key := blob.NewKey(s.now().UTC().Format(blob.HourLayout))
+	key := s.newKey()
 	return s.newWriter(ctx, key, s.opts.Prefix+key), nil
 }
+
+func (s *Store) newKey() string { return blob.NewKey(s.now().UTC().Format(blob.HourLayout)) }
 
 // Resume implements blob.Store. It makes one request, to see that the upload is still there.
 func (s *Store) Resume(ctx context.Context, state blob.State) (blob.Writer, error) {
@@ -108,7 +109,7 @@ func (s *Store) resume(ctx context.Context, from blob.State) (*writer, error) {
 		return nil, err
 	}
 	w := s.newWriter(ctx, from.Key, name)
-	w.size, w.resumed, w.touched = from.Size, true, true
+	w.size, w.resumed, w.used = from.Size, true, true
 	if !state.multipart {
 		info, err := s.stat(ctx, name)
 		if errors.Is(err, blob.ErrNotFound) {
@@ -119,13 +120,10 @@ func (s *Store) resume(ctx context.Context, from blob.State) (*writer, error) {
 		if err != nil {
 			return nil, err
 		}
-		if from.Size < 0 || info.Size < from.Size {
-			return nil, fmt.Errorf("%w: %d bytes of %d are left", blob.ErrNotFound, info.Size, from.Size)
-		}
-		if info.Size == from.Size && state.etag != "" && info.ETag != state.etag {
+		if info.Size != from.Size || state.etag != "" && info.ETag != state.etag {
 			return nil, fmt.Errorf("%w: its bytes are others now", blob.ErrNotFound)
 		}
-		w.stored, w.exact, w.etag = from.Size, info.Size == from.Size, info.ETag
+		w.stored, w.etag = from.Size, info.ETag
 		w.pending = from.Size > 0
 		return w, nil
 	}
@@ -221,17 +219,30 @@ func (w *writer) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// fresh gives the upload a key that nobody has written under, before something is written that makes an object. So
+// each object is written once: who resumed the same state, and comes late, cannot change what has become a blob meanwhile.
+func (w *writer) fresh() {
+	if w.used {
+		w.key = w.store.newKey()
+		w.name, w.resumed = w.store.opts.Prefix+w.key, false
+	}
+	w.used = true
+}
+
 // partSize returns the size of the part that is being filled.
 func (w *writer) partSize() int64 { return w.store.layout.size(len(w.parts), w.offset) }
 
 // sendCurrent sends what is after the last part as one, beside whatever comes next.
 func (w *writer) sendCurrent() {
+	if !w.multipart {
+		w.fresh()
+	}
 	b := w.current
 	p := &part{done: make(chan struct{})}
 	w.parts = append(w.parts, p)
 	w.offset += b.size
 	number := len(w.parts)
-	w.current, w.multipart, w.touched = nil, true, true
+	w.current, w.multipart = nil, true
 	for _, g := range w.tail.segments {
 		w.stale = append(w.stale, g.name)
 	}
@@ -327,7 +338,6 @@ func (w *writer) Suspend(ctx context.Context) (blob.State, error) {
 // mark returns a function that makes what is written so far durable. last tells that nothing follows in
 // this Writer, so that the tail may turn out to be the last part.
 func (w *writer) mark(op string, last bool) func(context.Context) (blob.State, error) {
-	result := blob.State{Key: w.key, Size: w.size}
 	err := w.usable()
 	var persist func(context.Context) (*state, error)
 	switch {
@@ -338,6 +348,7 @@ func (w *writer) mark(op string, last bool) func(context.Context) (blob.State, e
 	default:
 		persist = w.markObject()
 	}
+	result := blob.State{Key: w.key, Size: w.size}
 	return func(ctx context.Context) (blob.State, error) {
 		state, err := persist(ctx)
 		if err != nil {
@@ -361,14 +372,15 @@ func (w *writer) markObject() func(context.Context) (*state, error) {
 	if w.current != nil {
 		content, release = w.current.section(0, size), w.current.hold().release
 	}
-	w.touched = true
+	w.fresh()
+	name := w.name
 	return func(ctx context.Context) (*state, error) {
 		defer release()
-		p, err := w.store.put(ctx, w.name, content)
+		p, err := w.store.put(ctx, name, content)
 		if err != nil {
 			return nil, err
 		}
-		w.stored, w.exact, w.etag = size, true, p.etag
+		w.stored, w.etag = size, p.etag
 		return &state{etag: p.etag}, nil
 	}
 }
@@ -474,7 +486,7 @@ func (w *writer) Commit(ctx context.Context) error {
 }
 
 func (w *writer) commitObject(ctx context.Context) error {
-	if w.stored == w.size && w.exact {
+	if w.stored == w.size {
 		return nil
 	}
 	if err := w.load(ctx); err != nil {
@@ -484,6 +496,7 @@ func (w *writer) commitObject(ctx context.Context) error {
 	if w.current != nil {
 		content = w.current.section(0, w.current.size)
 	}
+	w.fresh()
 	_, err := w.store.put(ctx, w.name, content)
 	return err
 }
@@ -563,7 +576,7 @@ func (w *writer) Abort() {
 		return
 	}
 	w.Close()
-	if !w.touched {
+	if !w.used {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), w.store.opts.Stall)

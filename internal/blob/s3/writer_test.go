@@ -74,8 +74,10 @@ func TestMemory(t *testing.T) {
 }
 
 // TestSpool has parts that are too large for memory.
-func TestSpool(t *testing.T) {
-	o := optionsOf(service.S3(t))
+func TestSpool(t *testing.T) { overServers(t, testSpool) }
+
+func testSpool(t *testing.T, program string) {
+	o := optionsOf(service.S3Of(t, program))
 	o.TempDir = t.TempDir()
 	o.PartSize = 40 << 20
 	s := openStore(t, o)
@@ -117,6 +119,17 @@ func TestChunks(t *testing.T) {
 			nodes := [2]*Store{openStore(t, optionsOf(b)), openStore(t, optionsOf(b))}
 			want := content(1, 26<<20)
 			w := create(t, nodes[0])
+			before := w.Key()
+			// drop deletes what was kept under another key before, as the caller does.
+			drop := func() {
+				if before == w.Key() {
+					return
+				}
+				if err := nodes[0].Delete(t.Context(), before); err != nil {
+					t.Fatal(err)
+				}
+				before = w.Key()
+			}
 			at := 0
 			if most < 1<<20 {
 				at = 15<<20 - 7
@@ -132,6 +145,7 @@ func TestChunks(t *testing.T) {
 					t.Fatalf("a state of %d bytes", len(state.Data))
 				}
 				w = resume(t, nodes[i%2], state)
+				drop()
 				tails := 0
 				for o, err := range nodes[0].objects(t.Context(), w.Key()+tailMark, "") {
 					if err != nil {
@@ -144,6 +158,7 @@ func TestChunks(t *testing.T) {
 				}
 			}
 			commit(t, w)
+			drop()
 			checkObject(t, nodes[0], w.Key(), want)
 			checkNothingElse(t, b, w.Key())
 		})
@@ -152,8 +167,10 @@ func TestChunks(t *testing.T) {
 
 // TestSameState goes on from a state more than once, and each time but the last is lost after it has
 // sent other bytes under the same part numbers.
-func TestSameState(t *testing.T) {
-	b := service.S3(t)
+func TestSameState(t *testing.T) { overServers(t, testSameState) }
+
+func testSameState(t *testing.T, program string) {
+	b := service.S3Of(t, program)
 	s := openStore(t, optionsOf(b))
 	want := content(1, 9<<20)
 	for name, more := range map[string]int{"without more": 0, "with more": 9 << 20} {
@@ -183,8 +200,10 @@ func TestSameState(t *testing.T) {
 }
 
 // TestStateLost takes away, or changes, what a state needs.
-func TestStateLost(t *testing.T) {
-	b := service.S3(t)
+func TestStateLost(t *testing.T) { overServers(t, testStateLost) }
+
+func testStateLost(t *testing.T, program string) {
+	b := service.S3Of(t, program)
 	s := openStore(t, optionsOf(b))
 	w := create(t, s)
 	write(t, w, content(1, 1000))
@@ -237,8 +256,10 @@ func TestStateLost(t *testing.T) {
 }
 
 // TestDiedAfterCommit has a node die when the object was made and nobody has heard of it: another one ends the upload.
-func TestDiedAfterCommit(t *testing.T) {
-	b := service.S3(t)
+func TestDiedAfterCommit(t *testing.T) { overServers(t, testDiedAfterCommit) }
+
+func testDiedAfterCommit(t *testing.T, program string) {
+	b := service.S3Of(t, program)
 	nodes := [2]*Store{openStore(t, optionsOf(b)), openStore(t, optionsOf(b))}
 	for _, size := range []int{0, 1000, 9 << 20, 16 << 20} {
 		want := content(1, size)
@@ -265,6 +286,29 @@ func TestDiedAfterCommit(t *testing.T) {
 	checkNothingElse(t, b)
 }
 
+// TestTwoCommits has two nodes end the same upload at the same time, as when a balancer sends the request again. Some stores
+// know nothing any more of an upload that was completed.
+func TestTwoCommits(t *testing.T) {
+	b := service.S3(t)
+	p := newProxy(t, b)
+	nodes := [2]*Store{openStore(t, optionsOf(b)), openStore(t, p.options(b))}
+	p.setFault(func(op string, _ int) fault {
+		if op == "complete upload" {
+			return fault{status: 404, code: "NoSuchUpload"}
+		}
+		return fault{}
+	})
+	want := content(1, 12<<20)
+	w := create(t, nodes[0])
+	write(t, w, want)
+	state := suspend(t, w)
+	first, second := resume(t, nodes[0], state), resume(t, nodes[1], state)
+	commit(t, first)
+	commit(t, second)
+	checkObject(t, nodes[0], state.Key, want)
+	checkNothingElse(t, b, state.Key)
+}
+
 // TestLeftovers looks at what nodes that died leave: it is listed once under its key, and Delete removes all of it.
 func TestLeftovers(t *testing.T) {
 	b := service.S3(t)
@@ -275,9 +319,10 @@ func TestLeftovers(t *testing.T) {
 		sizes := map[string]int64{}
 		for i := range 3 {
 			sizes[put(t, s, content(byte(i), i*1000))] = int64(i * 1000)
-			// An object, a multipart upload and a tail under one key.
+			// An object under one key, a multipart upload and a tail under another one.
 			w := create(t, s)
 			write(t, w, content(byte(i), 1000))
+			sizes[w.Key()] = 1000
 			w = resume(t, s, suspend(t, w))
 			write(t, w, content(byte(i), 9<<20))
 			suspend(t, w)
@@ -404,8 +449,10 @@ func TestPages(t *testing.T) {
 }
 
 // TestRanges reads from all over a large object.
-func TestRanges(t *testing.T) {
-	s := openStore(t, optionsOf(service.S3(t)))
+func TestRanges(t *testing.T) { overServers(t, testRanges) }
+
+func testRanges(t *testing.T, program string) {
+	s := openStore(t, optionsOf(service.S3Of(t, program)))
 	want := content(1, 20<<20)
 	r, err := s.Open(t.Context(), put(t, s, want))
 	if err != nil {
