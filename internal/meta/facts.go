@@ -23,13 +23,14 @@ const (
 	factsJoins = ` LEFT JOIN account a ON a.id = $1
 		LEFT JOIN credential c ON c.id = $2 AND c.account_id = $1`
 
-	// grantsOf are the account's own and those of its teams, in the organization and everywhere.
+	// grantsOf are the account's own and those of its teams, in the organization and everywhere. They are found by account and
+	// team, and never by organization, which may have very many: hence COALESCE, which no index knows.
 	grantsOf = `SELECT g.id, '' AS team, CAST(g.organization_id IS NULL AS INTEGER) AS everywhere, g.repositories, g.tags, g.role, g.actions
-			FROM access_grant g WHERE g.account_id = $1 AND (g.organization_id = o.id OR g.organization_id IS NULL)
+			FROM access_grant g WHERE g.account_id = $1 AND COALESCE(g.organization_id, 0) IN (o.id, 0)
 		UNION ALL
 		SELECT g.id, t.name, CAST(g.organization_id IS NULL AS INTEGER), g.repositories, g.tags, g.role, g.actions
 			FROM access_grant g JOIN team t ON t.id = g.team_id
-			WHERE g.team_id IN (` + teamsOf + `) AND (g.organization_id = o.id OR g.organization_id IS NULL)`
+			WHERE g.team_id IN (` + teamsOf + `) AND COALESCE(g.organization_id, 0) IN (o.id, 0)`
 
 	// teamsOf are those that the account was put into, and those of the groups that it has elsewhere.
 	teamsOf = `SELECT m.team_id FROM team_member m WHERE m.account_id = $1
