@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/auth/oidc"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 )
@@ -31,6 +32,10 @@ type Options struct {
 	TokenLifetime time.Duration
 	// KeyLifetime is how long a key signs tokens before the next one does.
 	KeyLifetime time.Duration
+	// Sources keep accounts elsewhere, and are asked in this order about names that are not known here.
+	Sources []Source
+	// Issuers says how some issuers of tokens are reached; others need nothing but their URL.
+	Issuers []oidc.Options
 	// Now is the clock.
 	Now func() time.Time
 }
@@ -43,6 +48,7 @@ type Auth struct {
 	verified *verified
 	hashing  *semaphore.Weighted // bounds the memory that password hashes take
 	dummy    string              // a hash that no password has
+	issuers  issuers
 }
 
 // New returns the accounts of a database.
@@ -54,7 +60,15 @@ func New(db *meta.DB, opts Options) (*Auth, error) {
 	if err != nil {
 		return nil, err
 	}
+	configured := make(map[string]oidc.Options)
+	for _, o := range opts.Issuers {
+		if _, err := oidc.NewIssuer(o); err != nil {
+			return nil, err
+		}
+		configured[o.Issuer] = o
+	}
 	return &Auth{
+		issuers:  issuers{configured: configured},
 		db:       db,
 		opts:     opts,
 		keys:     keyring{db: db},
@@ -93,6 +107,8 @@ func (id *Identity) Actor() string {
 var (
 	// ErrCredentials: name or secret are wrong, or were taken away, or have expired.
 	ErrCredentials = errors.New("wrong name or password, or they are not valid any more")
+	// ErrUnavailable: who could tell whether the credentials are right cannot be asked at this moment.
+	ErrUnavailable = errors.New("signing in is not possible at this moment, try again")
 	// ErrToken: the bearer token is not valid here, or not any more.
 	ErrToken = errors.New("the token is not valid")
 )

@@ -61,17 +61,19 @@ func parseBasic(value string) (name, secret string, err error) {
 	return name, secret, nil
 }
 
-// SignIn tells who has a name and a password, or a token in its place. It fails with ErrCredentials.
+// SignIn tells who has a name and a password, or what stands in its place: a personal access token, a robot's secret, a refresh
+// token, or the token of an issuer that is trusted. It fails with ErrCredentials, ErrUnavailable or a *LockedError.
 func (a *Auth) SignIn(ctx context.Context, name, secret string, client netip.Addr) (Identity, error) {
 	now := a.opts.Now()
 	sum := a.verified.sum("basic", name, secret)
 	id, ok := a.verified.get(sum, now)
 	if !ok {
 		var err error
-		if id, err = a.signIn(ctx, name, secret, client, now); err != nil {
+		var until time.Time
+		if id, until, err = a.signIn(ctx, name, secret, client, now); err != nil {
 			return Identity{}, err
 		}
-		a.verified.put(sum, id, now.Add(verifiedFor))
+		a.verified.put(sum, id, until)
 	}
 	id.Client = client
 	stands, err := a.Stands(ctx, &id)
@@ -81,12 +83,32 @@ func (a *Auth) SignIn(ctx context.Context, name, secret string, client netip.Add
 	return id, err
 }
 
-func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Addr, now time.Time) (Identity, error) {
-	kind, isSecret := secretKind(secret)
-	if isSecret {
-		return a.bySecret(ctx, name, secret, kind, client, now)
+// signIn is SignIn of what is not remembered. It also returns until when to remember it.
+func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Addr, now time.Time) (id Identity, until time.Time, err error) {
+	until = now.Add(verifiedFor)
+	guessed := "" // the account whose password may have been guessed
+	switch kind, ok := secretKind(secret); {
+	case ok:
+		id, err = a.bySecret(ctx, name, secret, kind, client, now)
+	case looksLikeJWT(secret):
+		var expiry time.Time
+		if id, expiry, err = a.byIssuer(ctx, name, secret); err == nil && expiry.Before(until) {
+			until = expiry
+		}
+	default:
+		if err := a.locked(ctx, accountSubject(name), networkSubject(client)); err != nil {
+			return Identity{}, until, err
+		}
+		guessed = name
+		id, err = a.byPassword(ctx, name, secret, now)
 	}
-	return a.byPassword(ctx, name, secret, now)
+	switch {
+	case errors.Is(err, ErrCredentials):
+		a.failed(ctx, guessed, client)
+	case err == nil && guessed != "":
+		a.succeeded(ctx, guessed)
+	}
+	return id, until, err
 }
 
 // anyName is what may stand in the place of the account's name where a token tells it.
@@ -109,11 +131,14 @@ func (a *Auth) bySecret(ctx context.Context, name, secret string, kind meta.Cred
 	return Identity{Account: account.ID, Credential: c.ID, Name: account.Name}, nil
 }
 
-// byPassword signs in a user who is kept here.
+// byPassword signs in a user, who is kept here or elsewhere.
 func (a *Auth) byPassword(ctx context.Context, name, password string, now time.Time) (Identity, error) {
 	account, err := a.db.Account(ctx, name)
 	if err != nil && !errors.Is(err, meta.ErrNotFound) {
 		return Identity{}, err
+	}
+	if len(a.opts.Sources) > 0 && (account == nil || account.Source != meta.LocalAccounts) {
+		return a.bySources(ctx, account, name, password, now)
 	}
 	hash := ""
 	if account != nil && account.Source == meta.LocalAccounts && !account.Robot {

@@ -37,7 +37,7 @@ func (h *Handler) authorize(w *web.Response, req *request, row *route) error {
 	case errors.Is(err, auth.ErrCredentials), errors.Is(err, auth.ErrToken):
 		return h.challenge(w, req, row, "invalid_token", oci.Errorf(oci.CodeUnauthorized, "%v: sign in again", err))
 	case err != nil:
-		return err
+		return auth.Answer(w.Header(), err)
 	case id.Expired && req.kind != kindUpload:
 		return h.challenge(w, req, row, "invalid_token", oci.Errorf(oci.CodeUnauthorized, "the token has expired: get another one"))
 	}

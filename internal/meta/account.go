@@ -168,17 +168,30 @@ func (db *DB) SignedIn(ctx context.Context, id int64, source string, groups []st
 		if err := t.one(`UPDATE account SET seen_at = $2 WHERE id = $1`, id, now.UnixMilli()); err != nil || groups == nil {
 			return err
 		}
-		t.touchRights()
-		for i := range groups {
-			groups[i] = asText(groups[i])
-		}
-		list := jsonOf(groups)
-		if _, err := t.exec(`DELETE FROM account_group WHERE account_id = $1
-			AND (source <> $2 OR name NOT IN (SELECT list.value FROM `+t.list("$3")+`))`, id, source, list); err != nil {
+		return t.setGroups(id, source, groups)
+	})
+}
+
+// SetGroups stores what groups an account's source says that it has. ErrNotFound says that the account is gone.
+func (db *DB) SetGroups(ctx context.Context, id int64, source string, groups []string) error {
+	return db.update(ctx, func(t *tx) error {
+		var there int64
+		if err := t.queryRow(`SELECT id FROM account WHERE id = $1`+t.locking("FOR NO KEY UPDATE"), id).Scan(&there); err != nil {
 			return err
 		}
-		_, err := t.exec(`INSERT INTO account_group (account_id, source, name) SELECT DISTINCT CAST($1 AS BIGINT), $2, list.value FROM `+t.list("$3")+` WHERE true
-			ON CONFLICT DO NOTHING`, id, source, list)
-		return err
+		return t.setGroups(id, source, groups)
 	})
+}
+
+// setGroups changes the groups of an account whose row is locked.
+func (t *tx) setGroups(id int64, source string, groups []string) error {
+	t.touchRights()
+	list := jsonOf(texts(groups))
+	if _, err := t.exec(`DELETE FROM account_group WHERE account_id = $1
+		AND (source <> $2 OR name NOT IN (SELECT list.value FROM `+t.list("$3")+`))`, id, source, list); err != nil {
+		return err
+	}
+	_, err := t.exec(`INSERT INTO account_group (account_id, source, name) SELECT CAST($1 AS BIGINT), $2, list.value FROM `+t.list("$3")+` WHERE true
+		ON CONFLICT DO NOTHING`, id, source, list)
+	return err
 }

@@ -14,6 +14,7 @@ type CredentialKind string
 const (
 	TokenCredential   CredentialKind = "token"   // a user's personal access token
 	SecretCredential  CredentialKind = "secret"  // a robot's
+	TrustCredential   CredentialKind = "trust"   // of whoever comes by a trust rule: it has no secret
 	RefreshCredential CredentialKind = "refresh" // what docker keeps after it has signed in
 )
 

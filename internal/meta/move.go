@@ -222,7 +222,7 @@ func MovedTables() []Table {
 		table("team_group", "source name team_id", "", "", 0),
 		table("account_group", "account_id source name", 0, "", ""),
 		table("access_grant", "id organization_id account_id team_id repositories tags role actions created_at", 0),
-		table("trust_rule", "id account_id issuer rule created_at", 0),
+		table("trust_rule", "id account_id credential_id issuer rule created_at", 0),
 		table("signing_key", "kid private signs_from known_until", ""),
 		table("audit", "id at account_id actor credential client action object detail allowed", 0),
 		table("repository", "id name created_at listed public", 0),

@@ -2,7 +2,6 @@ package server
 
 import (
 	"net/netip"
-	"net/url"
 	"time"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -105,24 +104,6 @@ type Config struct {
 	Metrics MetricsConfig `yaml:"metrics"`
 
 	sources map[string]string // by the setting's name; one that is missing has its default
-}
-
-// AuthConfig is about access control.
-type AuthConfig struct {
-	// Whether clients must sign in for what is not public. Without it, everybody who reaches the registry may pull,
-	// push and delete. The first account is made by "berth user add NAME --admin" while no server runs, or at the
-	// address that the server writes to its log when it starts without any account.
-	Enabled bool `yaml:"enabled"`
-
-	// What the registry is called in tokens and challenges; empty for the host of external_url, or berth.
-	Service string `yaml:"service"`
-
-	// How long a bearer token can be used; a client gets the next one by itself. What is taken away from an
-	// account is gone at once all the same.
-	TokenLifetime Duration `yaml:"token_lifetime"`
-
-	// How long a key signs tokens before the next one does, by itself.
-	KeyLifetime Duration `yaml:"key_lifetime"`
 }
 
 // RepositoryRule sets what differs for the repositories that it matches.
@@ -298,10 +279,7 @@ func Default() *Config {
 			Redirect:       Redirect{Mode: SwitchAuto},
 			RedirectExpire: Duration(15 * time.Minute),
 		}},
-		Auth: AuthConfig{
-			TokenLifetime: Duration(5 * time.Minute),
-			KeyLifetime:   Duration(30 * 24 * time.Hour),
-		},
+		Auth:        defaultAuth(),
 		Sparse:      SparseIndex,
 		Delete:      true,
 		DiskReserve: Reserve{Bytes: 1 << 30, Percent: 5},
@@ -335,17 +313,6 @@ func (c *Config) SparseFor(r oci.Repository) Sparse {
 		}
 	}
 	return c.Sparse
-}
-
-// Service is what the registry is called in tokens and challenges.
-func (c *Config) Service() string {
-	if c.Auth.Service != "" {
-		return c.Auth.Service
-	}
-	if u, err := url.Parse(string(c.ExternalURL)); err == nil && u.Host != "" {
-		return u.Host
-	}
-	return "berth"
 }
 
 // Proxies returns the networks of trusted_proxies.

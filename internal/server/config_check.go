@@ -34,11 +34,7 @@ func (c *Config) check() []Problem {
 	atLeast(c.DatabasePool.Timeout, 100*time.Millisecond, "database_pool.timeout")
 	c.checkS3(require)
 
-	a := c.Auth
-	require(!strings.ContainsAny(a.Service, "\"\\\r\n\t ,"), "auth.service", "%q must be a name without spaces, quotes and commas", a.Service)
-	atLeast(a.TokenLifetime, time.Minute, "auth.token_lifetime")
-	require(a.TokenLifetime.D() <= 24*time.Hour, "auth.token_lifetime", "%s is too long: a day at most", a.TokenLifetime)
-	atLeast(a.KeyLifetime, time.Hour, "auth.key_lifetime")
+	c.checkAuth(require)
 
 	l := c.Limits
 	require(l.Manifest >= 4<<20, "limits.manifest", "%s is too small: clients count on 4MiB", l.Manifest)

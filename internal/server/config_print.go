@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"maps"
 	"reflect"
 	"strings"
 
@@ -17,10 +18,20 @@ import (
 //go:embed config.go
 var configSource []byte
 
+//go:embed config_auth.go
+var authSource []byte
+
+// settingDocs returns the comment of every field that is a setting.
+func settingDocs() map[string]string {
+	docs := fieldDocs(configSource)
+	maps.Copy(docs, fieldDocs(authSource))
+	return docs
+}
+
 // Print writes c as YAML that Load reads, each setting below its description and
 // beside the place that its value comes from. Secrets stay hidden.
 func (c *Config) Print(w io.Writer) error {
-	p := &printer{docs: fieldDocs(configSource), sources: c.sources}
+	p := &printer{docs: settingDocs(), sources: c.sources}
 	p.comment("", "Everything"+strings.TrimPrefix(p.docs["Config"], "Config is everything"))
 	if err := p.section(reflect.ValueOf(c).Elem(), ""); err != nil {
 		return err

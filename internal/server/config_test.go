@@ -127,6 +127,17 @@ uploads: {expire: 7d}
 collection: {interval: 0s, grace: 36h}
 log: {level: warn, format: json, access: false}
 metrics: {listen: "127.0.0.1:9000", token: abc, profiles: true}
+auth:
+  enabled: true
+  service: hub
+  token_lifetime: 10m
+  key_lifetime: 7d
+  sync_interval: 1h
+  htpasswd: /etc/htpasswd
+  ldap: {url: "ldaps://ldap.example.com", start_tls: off, ca_file: /etc/ldap.pem, bind_dn: cn=berth, bind_password: LP, user_dn: "uid={{name}}", user_base: ou=p,
+    user_filter: "(cn={{name}})", name_attribute: a, mail_attribute: b, display_name_attribute: c, id_attribute: d, group_base: ou=g, group_filter: "(memberUid={{name}})",
+    group_attribute: dn, nested_groups: true, connections: 2, dial_timeout: 1s, bind_timeout: 2s, search_timeout: 3s}
+  issuers: [{issuer: "https://ci.example.com", ca_file: /etc/ci.pem}]
 `
 	environ := []string{
 		"BERTH_LISTEN=unix:/run/berth.sock", "BERTH_DATA=/srv/berth", "BERTH_INSECURE_OPEN=true",
@@ -144,6 +155,13 @@ metrics: {listen: "127.0.0.1:9000", token: abc, profiles: true}
 		"BERTH_STORAGE_S3_PROFILE=ci", "BERTH_STORAGE_S3_CA_FILE=/etc/ca.pem", "BERTH_STORAGE_S3_PART_SIZE=16MiB", "BERTH_STORAGE_S3_STORAGE_CLASS=STANDARD_IA",
 		"BERTH_STORAGE_S3_ENCRYPTION=kms", "BERTH_STORAGE_S3_KMS_KEY=k", "BERTH_STORAGE_S3_REDIRECT=https://s3.public.example.com",
 		"BERTH_STORAGE_S3_REDIRECT_EXCEPT=10.0.0.0/8", "BERTH_STORAGE_S3_REDIRECT_EXPIRE=5m", "BERTH_READ_ONLY=true",
+		"BERTH_AUTH_ENABLED=true", "BERTH_AUTH_SERVICE=hub", "BERTH_AUTH_TOKEN_LIFETIME=10m", "BERTH_AUTH_KEY_LIFETIME=7d", "BERTH_AUTH_SYNC_INTERVAL=1h",
+		"BERTH_AUTH_HTPASSWD=/etc/htpasswd", "BERTH_AUTH_LDAP_URL=ldaps://ldap.example.com", "BERTH_AUTH_LDAP_START_TLS=off", "BERTH_AUTH_LDAP_CA_FILE=/etc/ldap.pem",
+		"BERTH_AUTH_LDAP_BIND_DN=cn=berth", "BERTH_AUTH_LDAP_BIND_PASSWORD=LP", "BERTH_AUTH_LDAP_USER_DN=uid={{name}}", "BERTH_AUTH_LDAP_USER_BASE=ou=p",
+		"BERTH_AUTH_LDAP_USER_FILTER=(cn={{name}})", "BERTH_AUTH_LDAP_NAME_ATTRIBUTE=a", "BERTH_AUTH_LDAP_MAIL_ATTRIBUTE=b", "BERTH_AUTH_LDAP_DISPLAY_NAME_ATTRIBUTE=c",
+		"BERTH_AUTH_LDAP_ID_ATTRIBUTE=d", "BERTH_AUTH_LDAP_GROUP_BASE=ou=g", "BERTH_AUTH_LDAP_GROUP_FILTER=(memberUid={{name}})", "BERTH_AUTH_LDAP_GROUP_ATTRIBUTE=dn",
+		"BERTH_AUTH_LDAP_NESTED_GROUPS=true", "BERTH_AUTH_LDAP_CONNECTIONS=2", "BERTH_AUTH_LDAP_DIAL_TIMEOUT=1s", "BERTH_AUTH_LDAP_BIND_TIMEOUT=2s",
+		"BERTH_AUTH_LDAP_SEARCH_TIMEOUT=3s", "BERTH_AUTH_ISSUERS=[{issuer: https://ci.example.com, ca_file: /etc/ci.pem}]",
 	}
 	fromFile, fromEnv := load(t, Places{File: writeConfig(t, text)}), load(t, Places{Env: environ})
 	for _, s := range fromFile.settings() {
@@ -299,6 +317,7 @@ external_url: http://[::1]:5000
 disk_reserve: 0
 timeouts: {stop: 0s, idle: 90m}
 storage: {s3: {bucket: b, region: r, path_style: on, redirect: off, redirect_except: ["::1"]}}
+auth: {enabled: true, issuers: [{issuer: "https://ci.example.com", jwks_file: /etc/keys}]}
 `)
 	c := load(t, Places{File: file, Env: []string{"BERTH_SPARSE=none"}})
 	var out bytes.Buffer
@@ -394,7 +413,7 @@ func TestSecretsStayHidden(t *testing.T) {
 
 // The struct is the manual, so each field has to say what it is.
 func TestEverySettingIsDescribed(t *testing.T) {
-	docs := fieldDocs(configSource)
+	docs := settingDocs()
 	c, names := Default(), make(map[string]string)
 	for _, s := range c.settings() {
 		if len(docs[s.owner.Name()+"."+s.field]) < 10 {

@@ -78,15 +78,22 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		RedirectExpire: cfg.Storage.S3.RedirectExpire.D(),
 		ReadOnly:       cfg.ReadOnly,
 	}
+	var accounts *auth.Auth
 	var tokens *token.Handler
+	closeSources := func() {}
 	if cfg.Auth.Enabled {
-		accounts, err := auth.New(db, auth.Options{
+		var sources []auth.Source
+		if sources, closeSources, err = openSources(&cfg.Auth, log); err != nil {
+			return nil, nil, errors.Join(err, storage.Close())
+		}
+		if accounts, err = auth.New(db, auth.Options{
 			Log:           log,
 			Service:       cfg.Service(),
 			TokenLifetime: cfg.Auth.TokenLifetime.D(),
 			KeyLifetime:   cfg.Auth.KeyLifetime.D(),
-		})
-		if err != nil {
+			Sources:       sources,
+			Issuers:       cfg.Auth.issuers(),
+		}); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
 		options.Auth, options.Service, options.Origin = accounts, cfg.Service(), server.Origin
@@ -94,23 +101,33 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}
 	protocol := distribution.New(reg, options)
 
-	var background sync.WaitGroup
-	if cfg.Collection.Interval > 0 && !cfg.ReadOnly {
+	var jobs []job.Job
+	if cfg.Collection.Interval > 0 {
 		collector := gc.New(db, store, gc.Options{
 			Log:          log,
 			Grace:        cfg.Collection.Grace.D(),
 			UploadExpiry: cfg.Uploads.Expire.D(),
 			Observe:      observeCollection(metrics),
 		})
-		jobs := []job.Job{{Name: "collection", Every: cfg.Collection.Interval.D(), Run: collector.Run}}
+		jobs = append(jobs, job.Job{Name: "collection", Every: cfg.Collection.Interval.D(), Run: collector.Run})
 		if bucket, ok := store.(*s3.Store); ok {
 			jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
 		}
+	}
+	if accounts != nil {
+		jobs = append(jobs, job.Job{Name: "credentials", Every: time.Hour, Run: accounts.Forget})
+		if cfg.Auth.SyncInterval > 0 && (cfg.Auth.Htpasswd != "" || cfg.Auth.LDAP.URL != "") {
+			jobs = append(jobs, job.Job{Name: "accounts", Every: cfg.Auth.SyncInterval.D(), Run: accounts.Sync})
+		}
+	}
+	var background sync.WaitGroup
+	if len(jobs) > 0 && !cfg.ReadOnly {
 		runner := job.New(db, job.Options{Log: log})
 		background.Go(func() { runner.Run(ctx, jobs...) })
 	}
 	return server.Handler(routes(protocol, tokens)), func() error {
 		background.Wait()
+		closeSources()
 		return storage.Close()
 	}, nil
 }

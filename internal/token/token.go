@@ -88,7 +88,7 @@ func (h *Handler) get(w *web.Response, r *http.Request) error {
 		return oci.Errorf(oci.CodeUnauthorized, "%v", auth.ErrCredentials)
 	}
 	if err != nil {
-		return err
+		return auth.Answer(w.Header(), err)
 	}
 	a, err := h.issue(r, &id, query["scope"])
 	if err != nil {
@@ -138,10 +138,10 @@ func (h *Handler) post(w *web.Response, r *http.Request) error {
 		return refuse(w, http.StatusBadRequest, "unsupported_grant_type", "grant_type must be password or refresh_token")
 	}
 	if errors.Is(err, auth.ErrCredentials) {
-		return refuse(w, http.StatusUnauthorized, "invalid_grant", err.Error())
+		return refuse(w, http.StatusUnauthorized, "invalid_grant", auth.ErrCredentials.Error())
 	}
 	if err != nil {
-		return err
+		return auth.Answer(w.Header(), err)
 	}
 	a, err := h.issue(r, &id, form["scope"])
 	if err != nil {

@@ -107,13 +107,14 @@ CREATE INDEX access_grant_account ON access_grant (account_id, organization_id) 
 CREATE INDEX access_grant_team ON access_grant (team_id, organization_id) WHERE team_id IS NOT NULL;
 CREATE INDEX access_grant_organization ON access_grant (organization_id, id);
 
--- Which tokens of an issuer stand for a robot.
+-- Which tokens of an issuer stand for a robot. Who comes by a rule has its credential, so that both go together.
 CREATE TABLE trust_rule (
-  id         INTEGER PRIMARY KEY AUTOINCREMENT,
-  account_id INTEGER NOT NULL REFERENCES account (id) ON DELETE CASCADE,
-  issuer     TEXT    NOT NULL,
-  rule       TEXT    NOT NULL,
-  created_at INTEGER NOT NULL
+  id            INTEGER PRIMARY KEY AUTOINCREMENT,
+  account_id    INTEGER NOT NULL REFERENCES account (id) ON DELETE CASCADE,
+  credential_id INTEGER NOT NULL UNIQUE REFERENCES credential (id) ON DELETE CASCADE,
+  issuer        TEXT    NOT NULL,
+  rule          TEXT    NOT NULL,
+  created_at    INTEGER NOT NULL
 );
 CREATE INDEX trust_rule_issuer ON trust_rule (issuer, id);
 CREATE INDEX trust_rule_account ON trust_rule (account_id);

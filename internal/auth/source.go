@@ -1,0 +1,200 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/auth/htpasswd"
+	"github.com/berthregistry/berth/internal/auth/ldap"
+	"github.com/berthregistry/berth/internal/meta"
+)
+
+// Source keeps accounts elsewhere. Whoever signs in there for the first time gets an account here, with the same name, to which
+// rights are given. All methods may be called concurrently.
+type Source interface {
+	// Name is what the source is called in the database.
+	Name() string
+	// SignIn returns who has a name and a password. It fails with ErrCredentials for a wrong name or password.
+	SignIn(ctx context.Context, name, password string) (*Person, error)
+	// Lookup returns who has a name now. It fails with meta.ErrNotFound if nobody has it any more.
+	Lookup(ctx context.Context, name string) (*Person, error)
+}
+
+// Person is an account as its source has it.
+type Person struct {
+	Subject     string // what stays when the name changes
+	Name        string
+	DisplayName string
+	Mail        string
+	Groups      []string // nil if the source knows none
+}
+
+// LDAP is a Source of a directory.
+type LDAP struct{ Directory *ldap.Directory }
+
+// Name implements Source.
+func (LDAP) Name() string { return "ldap" }
+
+// SignIn implements Source.
+func (l LDAP) SignIn(ctx context.Context, name, password string) (*Person, error) {
+	return ldapPerson(l.Directory.Authenticate(ctx, name, password))
+}
+
+// Lookup implements Source.
+func (l LDAP) Lookup(ctx context.Context, name string) (*Person, error) {
+	return ldapPerson(l.Directory.Lookup(ctx, name))
+}
+
+func ldapPerson(p *ldap.Person, err error) (*Person, error) {
+	switch {
+	case errors.Is(err, ldap.ErrCredentials):
+		return nil, ErrCredentials
+	case errors.Is(err, ldap.ErrNotFound):
+		return nil, meta.ErrNotFound
+	case err != nil:
+		return nil, err
+	}
+	groups := p.Groups
+	if groups == nil {
+		groups = []string{}
+	}
+	return &Person{Subject: p.ID, Name: p.Name, DisplayName: p.DisplayName, Mail: p.Mail, Groups: groups}, nil
+}
+
+// Htpasswd is a Source of a file.
+type Htpasswd struct{ File *htpasswd.File }
+
+// Name implements Source.
+func (Htpasswd) Name() string { return "htpasswd" }
+
+// SignIn implements Source.
+func (h Htpasswd) SignIn(ctx context.Context, name, password string) (*Person, error) {
+	err := h.File.Authenticate(ctx, name, password)
+	if errors.Is(err, htpasswd.ErrCredentials) {
+		return nil, ErrCredentials
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Person{Subject: name, Name: name}, nil
+}
+
+// Lookup implements Source.
+func (h Htpasswd) Lookup(_ context.Context, name string) (*Person, error) {
+	for _, n := range h.File.Names() {
+		if n == name {
+			return &Person{Subject: name, Name: name}, nil
+		}
+	}
+	return nil, meta.ErrNotFound
+}
+
+// bySources signs in somebody whose account is kept elsewhere: where it is known to be, or else at the first source that
+// knows it. A source that cannot be asked does not keep others from being asked.
+func (a *Auth) bySources(ctx context.Context, account *meta.Account, name, password string, now time.Time) (Identity, error) {
+	failed := ErrCredentials
+	for _, s := range a.opts.Sources {
+		if account != nil && account.Source != s.Name() {
+			continue
+		}
+		p, err := s.SignIn(ctx, name, password)
+		if err == nil {
+			return a.signedIn(ctx, s.Name(), p, now)
+		}
+		if !errors.Is(err, ErrCredentials) {
+			a.opts.Log.Error("a source of accounts failed", "source", s.Name(), "error", err)
+			failed = errSource
+		}
+	}
+	return Identity{}, failed
+}
+
+// errSource: a source could not be asked, so nobody knows whether the credentials are right.
+var errSource = fmt.Errorf("%w: a directory that knows the account cannot be asked at this moment", ErrUnavailable)
+
+// signedIn returns the identity of somebody whom a source knows, and makes the account when they come for the first time.
+func (a *Auth) signedIn(ctx context.Context, source string, p *Person, now time.Time) (Identity, error) {
+	account, err := a.db.AccountOf(ctx, source, p.Subject)
+	if errors.Is(err, meta.ErrNotFound) {
+		account = &meta.Account{Account: access.Account{Name: p.Name}, Source: source, Subject: p.Subject, DisplayName: p.DisplayName, Mail: p.Mail, Created: now}
+		if err = a.db.CreateAccount(ctx, account); errors.Is(err, meta.ErrExists) {
+			if account, err = a.db.AccountOf(ctx, source, p.Subject); errors.Is(err, meta.ErrNotFound) { // else another request was first
+				a.opts.Log.Warn("the name of somebody who signs in belongs to another account", "name", p.Name, "source", source)
+				return Identity{}, ErrCredentials
+			}
+		}
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	if err := a.follow(ctx, account, p); err != nil {
+		return Identity{}, err
+	}
+	if err := a.db.SignedIn(ctx, account.ID, source, p.Groups, now); err != nil {
+		return Identity{}, err
+	}
+	return Identity{Account: account.ID, Name: account.Name}, nil
+}
+
+// follow takes over what a source says of an account, its name aside: rights and references hang on that.
+func (a *Auth) follow(ctx context.Context, account *meta.Account, p *Person) error {
+	if account.DisplayName == p.DisplayName && account.Mail == p.Mail {
+		return nil
+	}
+	return a.db.ChangeAccount(ctx, account.Name, func(c *meta.Account) error {
+		c.DisplayName, c.Mail = p.DisplayName, p.Mail
+		return nil
+	})
+}
+
+// Sync is a periodic job: it asks the sources about their accounts. Who is not there any more is disabled here, so that tokens
+// of theirs end, too; who comes back is enabled by an administrator. Groups are taken over.
+func (a *Auth) Sync(ctx context.Context) (string, error) {
+	sources := make(map[string]Source)
+	for _, s := range a.opts.Sources {
+		sources[s.Name()] = s
+	}
+	asked, disabled := 0, 0
+	var failed error
+	for after := ""; ; {
+		page, err := a.db.Accounts(ctx, false, after, 100)
+		if err != nil || len(page) == 0 {
+			return fmt.Sprintf("%d accounts asked about, %d disabled", asked, disabled), errors.Join(failed, err)
+		}
+		for _, account := range page {
+			after = account.Name
+			s, ok := sources[account.Source]
+			if !ok || account.Disabled {
+				continue
+			}
+			asked++
+			p, err := s.Lookup(ctx, account.Name)
+			switch {
+			case errors.Is(err, errors.ErrUnsupported):
+				delete(sources, account.Source) // nobody may look there
+			case errors.Is(err, meta.ErrNotFound), err == nil && p.Subject != account.Subject:
+				disabled++
+				a.opts.Log.Warn("an account is disabled: its source has it no more", "account", account.Name, "source", account.Source)
+				err = a.db.ChangeAccount(ctx, account.Name, func(c *meta.Account) error {
+					c.Disabled = true
+					return nil
+				})
+			case err == nil:
+				if err = a.follow(ctx, account, p); err == nil && p.Groups != nil {
+					err = a.db.SetGroups(ctx, account.ID, account.Source, p.Groups)
+				}
+			}
+			if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+				if failed == nil { // one says enough
+					failed = fmt.Errorf("account %s: %w", account.Name, err)
+				}
+				if ctx.Err() != nil || errors.Is(err, ldap.ErrUnavailable) {
+					return fmt.Sprintf("%d accounts asked about, %d disabled", asked, disabled), failed
+				}
+			}
+		}
+	}
+}

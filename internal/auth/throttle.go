@@ -1,0 +1,147 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/berthregistry/berth/internal/oci"
+)
+
+// Who guesses passwords is slowed down, by account and by network, at all nodes together. What is random and long (tokens, the
+// secrets of robots) is not guessed: it works while an account or a network is locked, so that nobody can lock a
+// CI system out; that it was wrong counts for the network.
+
+// LockedError says that nobody is signed in with a password for a while, after too many failures.
+type LockedError struct{ For time.Duration }
+
+// Error implements error.
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("too many failed attempts to sign in: try again in %s", e.For.Round(time.Second))
+}
+
+// Answer returns what a client is told of an error of signing in, and says in the header when to try again. Errors
+// that a client cannot do anything about, and ErrCredentials and ErrToken, which each protocol has an answer to, stay as they are.
+func Answer(h http.Header, err error) error {
+	if locked, ok := errors.AsType[*LockedError](err); ok {
+		h.Set("Retry-After", strconv.Itoa(int((locked.For+time.Second-1)/time.Second)))
+		return oci.Errorf(oci.CodeTooManyRequests, "%v", locked)
+	}
+	if errors.Is(err, ErrUnavailable) {
+		return oci.Errorf(oci.CodeUnknown, "%v", err).WithStatus(http.StatusServiceUnavailable)
+	}
+	return err
+}
+
+const (
+	// failureWindow is how long it takes without a failure until all are forgotten.
+	failureWindow = 15 * time.Minute
+	// After so many failures, each one more doubles the time for which nobody can sign in, from a second on.
+	accountFailures = 5
+	networkFailures = 30
+	accountLock     = 15 * time.Minute // the longest
+	networkLock     = 5 * time.Minute
+)
+
+// lockFor returns how long to lock after a count of failures.
+func lockFor(count, free int, most time.Duration) time.Duration {
+	if count < free {
+		return 0
+	}
+	return min(time.Second<<min(count-free, 20), most)
+}
+
+func accountSubject(name string) string {
+	if !utf8.ValidString(name) || len(name) > 64 {
+		name = "" // no account has such a name
+	}
+	return "account " + name
+}
+
+// networkSubject is the network that a client is counted with: of IPv6, what one customer has.
+func networkSubject(client netip.Addr) string {
+	bits := 32
+	if client.Is6() {
+		bits = 64
+	}
+	p, err := client.Prefix(bits)
+	if err != nil {
+		return "network" // a Unix socket
+	}
+	return "network " + p.String()
+}
+
+// locked returns a *LockedError if nobody may sign in now.
+func (a *Auth) locked(ctx context.Context, subjects ...string) error {
+	failures, err := a.db.Failures(ctx, subjects)
+	if err != nil {
+		return err
+	}
+	var longest time.Duration
+	for _, f := range failures {
+		longest = max(longest, f.Locked)
+	}
+	if longest > 0 {
+		return &LockedError{max(longest, time.Second)}
+	}
+	return nil
+}
+
+// failed counts a failure.
+func (a *Auth) failed(ctx context.Context, name string, client netip.Addr) {
+	note := func(subject string, free int, most time.Duration) {
+		err := a.db.NoteFailures(ctx, []string{subject}, failureWindow, func(count int) time.Duration { return lockFor(count, free, most) })
+		if err != nil {
+			a.opts.Log.Warn("a failed sign-in could not be counted", "subject", subject, "error", err)
+		}
+	}
+	if name != "" {
+		note(accountSubject(name), accountFailures, accountLock)
+	}
+	note(networkSubject(client), networkFailures, networkLock)
+}
+
+// succeeded forgets the failures of an account.
+func (a *Auth) succeeded(ctx context.Context, name string) {
+	failures, err := a.db.Failures(ctx, []string{accountSubject(name)})
+	if err == nil && len(failures) > 0 {
+		err = a.db.ClearFailures(ctx, accountSubject(name))
+	}
+	if err != nil {
+		a.opts.Log.Warn("failed sign-ins could not be forgotten", "account", name, "error", err)
+	}
+}
+
+// Forget is a periodic job: it deletes what is known of failures long ago, and credentials that have expired.
+func (a *Auth) Forget(ctx context.Context) (string, error) {
+	const batch = 500
+	var failures, credentials int
+	for {
+		n, err := a.db.DeleteOldFailures(ctx, max(failureWindow, accountLock), batch)
+		failures += n
+		if err != nil {
+			return "", err
+		}
+		if n < batch {
+			break
+		}
+	}
+	for {
+		// They are shown for a while, so that somebody can see why what they use does not work.
+		n, err := a.db.DeleteExpiredCredentials(ctx, a.opts.Now().Add(-expiredShown), batch)
+		credentials += n
+		if err != nil {
+			return "", err
+		}
+		if n < batch {
+			return fmt.Sprintf("%d failed sign-ins, %d credentials", failures, credentials), nil
+		}
+	}
+}
+
+const expiredShown = 30 * 24 * time.Hour
