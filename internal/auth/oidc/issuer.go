@@ -213,7 +213,7 @@ func (i *Issuer) ask() (*published, error) {
 func (i *Issuer) fetchKeys(ctx context.Context, address string) ([]jose.JSONWebKey, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Hostname() == "" || u.User != nil {
-		return nil, fmt.Errorf("jwks_uri is %s, which is not a URL", shown(address))
+		return nil, errors.New("jwks_uri is not a URL, or has a password in it")
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
