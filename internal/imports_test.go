@@ -21,6 +21,7 @@ const module = "github.com/berthregistry/berth/"
 var allowed = map[string][]string{
 	"internal/oci":           {},
 	"internal/http1":         {},
+	"internal/auth/oidc":     {},
 	"internal/blob":          {"internal/oci"},
 	"internal/blob/fs":       {"internal/blob", "internal/oci"},
 	"internal/blob/blobtest": {"internal/blob", "internal/oci"},

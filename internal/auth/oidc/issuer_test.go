@@ -313,6 +313,7 @@ func TestLyingIssuer(t *testing.T) {
 	}{
 		"discovery is a page":      {discovery, raw("<html>hello")},
 		"discovery is empty":       {discovery, raw("{}")},
+		"discovery is null":          {discovery, raw("null")},
 		"discovery is a list":      {discovery, raw("[]")},
 		"discovery is endless":     {discovery, endless},
 		"discovery is elsewhere":   {discovery, redirect(elsewhere.URL)},
