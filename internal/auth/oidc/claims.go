@@ -1,6 +1,8 @@
 package oidc
 
 import (
+	"bytes"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -15,6 +17,21 @@ const (
 
 // Claims are what an issuer says in a token. Values are as in JSON; numbers are kept as they were written.
 type Claims map[string]any
+
+// decodeClaims reads a JSON object. This decoder refuses names that stand twice and takes case as it is, so that no two readers see
+// different claims.
+func decodeClaims(b []byte) (Claims, error) {
+	dec := josejson.NewDecoder(bytes.NewReader(b))
+	dec.SetNumberType(josejson.UnmarshalJSONNumber)
+	var c Claims
+	if err := dec.Decode(&c); err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return nil, errors.New("null has no claims")
+	}
+	return c, nil
+}
 
 // lookup finds a claim by its name or by a path of names, separated by dots, into nested objects. Names may hold dots themselves:
 // kubernetes.io.namespace is namespace in kubernetes.io, and https://example.com/groups is one name. How many claims it finds

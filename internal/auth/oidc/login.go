@@ -18,7 +18,6 @@ import (
 	"time"
 
 	goidc "github.com/coreos/go-oidc/v3/oidc"
-	josejson "github.com/go-jose/go-jose/v4/json"
 	"golang.org/x/oauth2"
 )
 
@@ -247,14 +246,12 @@ func (l *Login) more(ctx context.Context, p *published, t *Token, tokens *oauth2
 	if info.Subject != t.Subject { // openid-connect-core-1_0#UserInfoResponse
 		return nil, refused("the userinfo endpoint speaks of somebody else")
 	}
-	var claims Claims
 	var raw json.RawMessage
 	if err := info.Claims(&raw); err != nil {
 		return nil, unavailable(err, "its userinfo endpoint answers nonsense")
 	}
-	dec := josejson.NewDecoder(strings.NewReader(string(raw)))
-	dec.UseNumber()
-	if err := dec.Decode(&claims); err != nil || claims == nil {
+	claims, err := decodeClaims(raw)
+	if err != nil {
 		return nil, unavailable(err, "its userinfo endpoint answers nonsense")
 	}
 	for name, v := range t.Claims {

@@ -1,7 +1,6 @@
 package oidc
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -134,14 +133,11 @@ func (i *Issuer) check(payload []byte, audiences []string) (*Token, error) {
 		Nonce string `json:"nonce"`
 		Party string `json:"azp"`
 	}
-	claims := Claims{}
-	// This decoder refuses names that stand twice and takes case as it is, so that no two readers see different claims.
-	dec := josejson.NewDecoder(bytes.NewReader(payload))
-	dec.UseNumber()
-	if josejson.Unmarshal(payload, &std) != nil || dec.Decode(&claims) != nil || claims == nil {
+	claims, err := decodeClaims(payload)
+	if err != nil || josejson.Unmarshal(payload, &std) != nil {
 		return nil, refused("the token's claims are malformed")
 	}
-	err := std.ValidateWithLeeway(jwt.Expected{Issuer: i.url, AnyAudience: audiences, Time: i.now()}, skew)
+	err = std.ValidateWithLeeway(jwt.Expected{Issuer: i.url, AnyAudience: audiences, Time: i.now()}, skew)
 	switch {
 	case errors.Is(err, jwt.ErrInvalidIssuer):
 		return nil, refused("the token is of the issuer %s, not of %s", shown(std.Issuer), shown(i.url))
