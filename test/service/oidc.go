@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -36,10 +37,16 @@ type OIDCConfig struct {
 	Thin     bool                      `json:"thin"`     // claims at the userinfo endpoint only
 }
 
-// NewOIDCProvider starts a provider, which ends with the test. Without node or the package the test is skipped, or fails if CI=true.
+// NewOIDCProvider starts a provider, which ends with the test. Without node 20 or newer or the package the test is skipped, or
+// fails if CI=true.
 func NewOIDCProvider(t testing.TB, config OIDCConfig) *OIDCProvider {
 	t.Helper()
 	p := &OIDCProvider{node: need(t, "node"), config: config}
+	version, err := exec.Command(p.node, "--version").Output()
+	var major int
+	if _, scanned := fmt.Sscanf(string(version), "v%d.", &major); err != nil || scanned != nil || major < 20 {
+		harness.Missing(t, "node is %s, but must be 20 or newer", bytes.TrimSpace(version))
+	}
 	if _, err := os.Stat(filepath.Join(oidcModules(), "node_modules", "oidc-provider")); err != nil {
 		harness.Missing(t, "the npm package oidc-provider is not installed; ./scripts/install-tools installs it")
 	}

@@ -139,7 +139,6 @@ func provide(t testing.TB, s *site, thin bool, keys ...*signer) *service.OIDCPro
 		Keys: privateKeys(keys...),
 		Clients: []map[string]any{
 			{"client_id": "berth", "client_secret": secret, "redirect_uris": []string{s.back()}, "id_token_signed_response_alg": "ES256"},
-			{"client_id": "posted", "client_secret": secret, "redirect_uris": []string{s.back()}, "token_endpoint_auth_method": "client_secret_post", "id_token_signed_response_alg": "ES256"},
 			{"client_id": "public", "token_endpoint_auth_method": "none", "redirect_uris": []string{s.back()}, "id_token_signed_response_alg": "ES256"},
 			{
 				"client_id": device, "token_endpoint_auth_method": "none", "redirect_uris": []string{}, "response_types": []string{}, "id_token_signed_response_alg": "ES256",
@@ -541,6 +540,42 @@ func TestTokenEndpoint(t *testing.T) {
 				t.Errorf("%+v, %v", s.person, s.err)
 			}
 		})
+	}
+}
+
+// How the client proves who it is depends on what the issuer takes (openid-connect-core-1_0#ClientAuthentication).
+func TestClientAuthentication(t *testing.T) {
+	for _, test := range []struct {
+		methods       []string
+		secret        string
+		header, param bool // where the secret is
+	}{
+		{nil, secret, true, false},
+		{[]string{"client_secret_post", "client_secret_basic"}, secret, true, false},
+		{[]string{"client_secret_post"}, secret, false, true},
+		{[]string{"none"}, "", false, false},
+	} {
+		w := newWorld(t)
+		s := newSite(t)
+		w.discovery["authorization_endpoint"] = w.Server.URL + "/authorize"
+		w.discovery["token_endpoint"] = w.Server.URL + "/token"
+		if test.methods != nil {
+			w.discovery["token_endpoint_auth_methods_supported"] = test.methods
+		}
+		s.login = must(NewLogin(LoginOptions{Issuer: w.Issuer, ClientID: "berth", ClientSecret: test.secret, RedirectURL: s.back()}))
+		w.on("/authorize", func(rw http.ResponseWriter, r *http.Request) {
+			http.Redirect(rw, r, s.back()+"?code=c&state="+r.FormValue("state"), http.StatusSeeOther)
+		})
+		w.on("/token", func(rw http.ResponseWriter, r *http.Request) {
+			_, password, header := r.BasicAuth()
+			if header != test.header || header && password != secret || r.PostFormValue("client_secret") == secret != test.param || r.URL.RawQuery != "" {
+				t.Errorf("%v: header %t, form %v", test.methods, header, r.PostForm)
+			}
+			rw.WriteHeader(http.StatusBadRequest)
+			io.WriteString(rw, `{"error":"invalid_grant"}`)
+		})
+		newBrowser(t).open(s.URL + "/begin")
+		wantError(t, s.err, ErrToken, "begin again")
 	}
 }
 

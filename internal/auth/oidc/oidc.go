@@ -29,9 +29,11 @@ var ErrUnavailable = errors.New("the issuer is unavailable")
 
 // Error is why something is refused or cannot be told. errors.Is tells ErrToken from ErrUnavailable.
 type Error struct {
-	Reason string // for whoever sent the token: a clause without a capital and a full stop
-	kind   error
-	cause  error // for the log only; may be nil
+	// For whoever sent the token: a clause without a capital and a full stop. In one that is ErrUnavailable, "it" is the issuer.
+	Reason string
+
+	kind  error
+	cause error // for the log only; may be nil
 }
 
 // Error implements error. The text is for the log: it may name hosts and addresses.

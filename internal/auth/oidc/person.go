@@ -1,8 +1,6 @@
 package oidc
 
-import (
-	"strings"
-)
+import "strings"
 
 const (
 	maxName    = 64  // bytes of a user name
@@ -72,7 +70,8 @@ func (l *Login) person(t *Token, claims Claims) (*Person, error) {
 		return p, nil
 	}
 	if overage(claims, l.opt.GroupsClaim) {
-		return nil, refused("%s is in too many groups for a token of Microsoft Entra: in the token configuration of the application, choose \"Groups assigned to the application\", or use application roles and set groups_claim to roles", shown(name))
+		return nil, refused("%s is in too many groups for a token of Microsoft Entra: in the token configuration of the application, choose "+
+			"\"Groups assigned to the application\", or use application roles and set groups_claim to roles", shown(name))
 	}
 	return p, nil
 }
@@ -88,7 +87,8 @@ func (l *Login) name(claims Claims) (string, error) {
 	claim := l.opt.NameClaim
 	value := claims.one(claim)
 	if value == "" {
-		return "", refused("the issuer does not say the claim %s, which user names are made of: let it be added to ID tokens, or set name_claim to another one", shown(claim))
+		return "", refused("the issuer does not say the claim %s, which user names are made of: have it added to ID tokens, or set name_claim to another one",
+			shown(claim))
 	}
 	if claim == "email" && claims.one("email_verified") != "true" {
 		return "", refused("the issuer does not say that %s is verified, so that it cannot be a user name", shown(value))
@@ -96,7 +96,8 @@ func (l *Login) name(claims Claims) (string, error) {
 	if local, domain, ok := strings.Cut(value, "@"); ok && l.opt.NameDomain != "" && strings.EqualFold(domain, l.opt.NameDomain) {
 		value = local
 	} else if ok {
-		return "", refused("%s cannot be a user name: set name_claim to a claim without @, or name_domain to the one domain whose addresses stand for users", shown(value))
+		return "", refused("%s cannot be a user name: set name_claim to a claim without @, or name_domain to the one domain whose addresses stand for users",
+			shown(value))
 	}
 	name, err := UserName(value)
 	if err != nil {

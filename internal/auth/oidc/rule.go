@@ -130,7 +130,8 @@ func (r *Rule) Validate() error {
 	case err != nil:
 		return err
 	case r.Audience == "":
-		return errors.New("the rule has no audience: name what tokens must be made for, such as the host of this registry, so that a token that was made for another service is worth nothing here")
+		return errors.New("the rule has no audience: name what tokens must be made for, such as the host of this registry, so that those that were made " +
+			"for another service are worth nothing here")
 	case len(r.Audience) > maxAudience:
 		return fmt.Errorf("the audience has %d bytes, at most %d are allowed", len(r.Audience), maxAudience)
 	case strings.ContainsAny(r.Audience, "*?"):
