@@ -115,6 +115,25 @@ func TestForgedTokens(t *testing.T) {
 	}
 }
 
+// A key is for what its issuer says: the id and the algorithm that are published with it.
+func TestKeysAreForWhatTheyArePublishedFor(t *testing.T) {
+	w := newWorld(t)
+	second := newSigner("second")
+	rs := &signer{id: "rsa", alg: jose.RS256, key: rsaKey()}
+	w.publish(w.first, second, rs)
+	w.refuses(signWith(t, jose.SigningKey{Algorithm: second.alg, Key: second.key}, "first", w.claims(nil)), "signature is wrong")
+	w.refuses(signWith(t, jose.SigningKey{Algorithm: jose.PS256, Key: rs.key}, "rsa", w.claims(nil)), "signature is wrong")
+	if _, err := w.verify(rs.sign(t, w.claims(nil))); err != nil {
+		t.Error(err)
+	}
+	encryption := second.public()
+	encryption.Use = "enc"
+	w.keys = []jose.JSONWebKey{w.first.public(), encryption}
+	w.pass(retryAfter)
+	w.Issuer.known = nil
+	w.refuses(second.sign(t, w.claims(nil)), "does not publish")
+}
+
 func TestClaims(t *testing.T) {
 	w := newWorld(t)
 	now := w.now().Unix()
