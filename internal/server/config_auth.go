@@ -54,9 +54,9 @@ type IssuerConfig struct {
 	// The URL of the issuer, exactly as in its tokens.
 	Issuer string `yaml:"issuer"`
 	// A file of certificates, in PEM, to trust in place of those of the system.
-	CAFile string `yaml:"ca_file"`
+	CAFile string `yaml:"ca_file" optional:""`
 	// A file with the issuer's keys (a JWK Set). The issuer is never asked then.
-	JWKSFile string `yaml:"jwks_file"`
+	JWKSFile string `yaml:"jwks_file" optional:""`
 }
 
 // LDAPConfig is a directory. Without url there is none.

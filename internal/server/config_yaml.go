@@ -176,7 +176,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, key string) {
 	v.Set(items)
 }
 
-// complete checks that an item of a list has all its keys: unlike sections, items
+// complete checks that an item of a list has all its keys but optional ones: unlike sections, items
 // have no defaults.
 func (d *decoder) complete(n *yaml.Node, v reflect.Value, at string) {
 	if n.Kind != yaml.MappingNode {
@@ -184,7 +184,7 @@ func (d *decoder) complete(n *yaml.Node, v reflect.Value, at string) {
 	}
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Tag.Get("yaml")
-		has := false
+		_, has := v.Type().Field(i).Tag.Lookup("optional")
 		for k := 0; k < len(n.Content); k += 2 {
 			has = has || n.Content[k].Value == name
 		}
