@@ -556,8 +556,6 @@ func TestReach(t *testing.T) {
 	if !strings.Contains(err.Error(), "more private") {
 		t.Error(err)
 	}
-<<<<<<< HEAD
-=======
 	d.reach.Store(int32(reachNever)) // an issuer that is link-local itself may not point to others
 	conn, err = d.DialContext(context.WithValue(t.Context(), namedKey{}, true), "tcp", "169.254.0.1:443")
 	if err == nil {
@@ -566,7 +564,6 @@ func TestReach(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "more private") {
 		t.Errorf("link-local: %v", err)
 	}
->>>>>>> 190fd1031ea3a109091e1caf9338f680650a7b66
 	d.reach.Store(int32(reachLoopback))
 	conn, err = d.DialContext(context.WithValue(t.Context(), namedKey{}, true), "tcp", s.Listener.Addr().String())
 	if err != nil {
