@@ -33,6 +33,8 @@ var allowed = map[string][]string{
 	"internal/fsck":          {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/move":          {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/web":           {"internal/oci"},
+	"internal/auth/ldap":     {},
+	"internal/auth/htpasswd": {},
 	"internal/distribution":  {"internal/meta", "internal/oci", "internal/registry", "internal/web"},
 	"internal/server": {
 		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job",

@@ -114,7 +114,7 @@ func directory(groups func(id int64, filter string) []*ber.Packet) func(net.Conn
 	return answering(func(id int64, request *ber.Packet) []*ber.Packet {
 		switch request.Tag {
 		case ldap3.ApplicationBindRequest:
-			if string(request.Children[2].Data.Bytes()) == "right" {
+			if request.Children[2].Data.String() == "right" {
 				return []*ber.Packet{result(id, ldap3.ApplicationBindResponse, 0)}
 			}
 			return []*ber.Packet{result(id, ldap3.ApplicationBindResponse, ldap3.LDAPResultInvalidCredentials)}
@@ -496,7 +496,7 @@ func FuzzFilter(f *testing.F) {
 		}
 		for i, want := range []string{name, dn} {
 			c := p.Children[i]
-			if c.Tag != ldap3.FilterEqualityMatch || len(c.Children) != 2 || string(c.Children[1].Data.Bytes()) != want {
+			if c.Tag != ldap3.FilterEqualityMatch || len(c.Children) != 2 || c.Children[1].Data.String() != want {
 				t.Fatalf("%q: another filter came out", want)
 			}
 		}
