@@ -27,7 +27,7 @@ const (
 )
 
 // LDAPServer is an LDAP server: OpenLDAP's slapd. Its directory holds the suffix, ou=people and ou=groups at first. Everybody
-// may read everything but passwords.
+// may read everything but passwords; who has not signed in gets no more than 500 entries.
 type LDAPServer struct {
 	URL    string // ldap://127.0.0.1:PORT, with or without StartTLS
 	TLSURL string // ldaps://127.0.0.1:PORT
@@ -110,6 +110,7 @@ rootdn %[3]q
 rootpw %[4]s
 index objectClass,uid,cn,member eq
 dbnosync
+limits users size.prtotal=unlimited
 access to attrs=userPassword by anonymous auth by * none
 access to * by * read
 `, s.Dir, LDAPSuffix, LDAPAdminDN, LDAPPassword), 0o600)

@@ -128,8 +128,11 @@ func (c *conn) searchGroups(ctx context.Context, deadline time.Time, found *grou
 			BaseDN: c.d.opts.GroupBase, Scope: ldap3.ScopeWholeSubtree, Filter: filter, Attributes: attributes, Controls: []ldap3.Control{paging},
 		})
 		if err != nil {
-			if ldap3.IsErrorWithCode(err, ldap3.LDAPResultNoSuchObject) {
+			switch {
+			case ldap3.IsErrorWithCode(err, ldap3.LDAPResultNoSuchObject):
 				err = errors.New("the group base is not there, or the account that searches may not see it")
+			case ldap3.IsErrorWithCode(err, ldap3.LDAPResultSizeLimitExceeded):
+				err = errors.New("the directory refuses to list so many: raise its limit for the account that searches")
 			}
 			return nil, err
 		}

@@ -244,14 +244,67 @@ func TestManyGroups(t *testing.T) {
 		}
 		return nil
 	})
-	opts := f.options()
-	for _, nested := range []bool{false, true} {
-		opts.NestedGroups = nested
-		p := signIn(t, open(t, opts), "alice", "alicealice")
-		if len(p.Groups) != count || p.Groups[0] != "g00000" || p.Groups[count-1] != "g01233" {
-			t.Errorf("nested %v: %d groups", nested, len(p.Groups))
+	for way, opts := range f.ways() {
+		for _, nested := range []bool{false, true} {
+			opts.NestedGroups = nested
+			if way == "anonymous search" {
+				_, err := open(t, opts).Authenticate(t.Context(), "alice", "alicealice")
+				isUnavailable(t, err, "raise its limit")
+				continue
+			}
+			p := signIn(t, open(t, opts), "alice", "alicealice")
+			if len(p.Groups) != count || p.Groups[0] != "g00000" || p.Groups[count-1] != "g01233" {
+				t.Errorf("%s, nested %v: %d groups", way, nested, len(p.Groups))
+			}
 		}
 	}
+}
+
+// TestRightsOfTheSearcher: those that docs/ldap.md names are enough, and nobody else has them.
+func TestRightsOfTheSearcher(t *testing.T) {
+	f := newFixture(t)
+	alice := f.person("alice")
+	f.group("devs", alice)
+	searcher := "cn=berth,ou=services," + service.LDAPSuffix
+	f.Add(t, "ou=services,"+service.LDAPSuffix, map[string][]string{"objectClass": {"organizationalUnit"}})
+	f.Add(t, searcher, map[string][]string{"objectClass": {"organizationalRole", "simpleSecurityObject"}, "userPassword": {"searching"}})
+	f.Stop()
+	file := filepath.Join(f.Dir, "slapd.conf")
+	config, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = []byte(strings.Replace(string(config), "access to * by * read", fmt.Sprintf("access to dn.subtree=%q by dn.exact=%q read by * none", service.LDAPSuffix, searcher), 1))
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.Start(t)
+	opts := f.options()
+	opts.BindDN, opts.BindPassword = searcher, "searching"
+	d := open(t, opts)
+	if p := signIn(t, d, "alice", "alicealice"); !slices.Equal(p.Groups, []string{"devs"}) {
+		t.Errorf("alice is %+v", p)
+	}
+	refused(t, d, "alice", "wrong")
+	if _, err := d.Lookup(t.Context(), "nobody"); err != ErrNotFound {
+		t.Errorf("Lookup of nobody: %v", err)
+	}
+	// Whoever may see nothing must not conclude that nothing is there.
+	for way, opts := range f.ways() {
+		if opts.BindDN != "" {
+			continue
+		}
+		_, err := open(t, opts).Authenticate(t.Context(), "alice", "alicealice")
+		if isUnavailable(t, err, "not there"); t.Failed() {
+			t.Log(way)
+		}
+	}
+	opts.BindDN, opts.BindPassword = alice, "alicealice"
+	_, err = open(t, opts).Lookup(t.Context(), "alice")
+	isUnavailable(t, err, "user base is not there")
+	opts.UserBase, opts.UserDN = "", "uid={{name}},"+people
+	_, err = open(t, opts).Lookup(t.Context(), "alice")
+	isUnavailable(t, err, "folder of accounts is not there")
 }
 
 // TestAccountsChange: renamed, taken out of a group, removed.
