@@ -30,7 +30,7 @@ func over(t *testing.T, database string, flags ...string) {
 		flags = append(flags, "-test.short")
 	}
 	// What is for SQLite, or for servers of its own, does not care.
-	cmd := exec.CommandContext(t.Context(), os.Args[0], append(flags, "-test.v", "-test.timeout=5m", "-test.skip=^Test(SQLite|Over|Postgres)")...)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], append(flags, "-test.v", "-test.timeout=20m", "-test.skip=^Test(SQLite|Over|Postgres)")...)
 	cmd.Env = append(os.Environ(), databaseVariable+"="+database)
 	out, err := cmd.CombinedOutput()
 	passed := bytes.Count(out, []byte("\n--- PASS: "))
