@@ -29,6 +29,13 @@ and podman login keep.`,
 		newCopyCommand(),
 		newFsckCommand(),
 		newMoveCommand(),
+		newUserCommand(),
+		newTokenCommand(),
+		newRobotCommand(),
+		newOrgCommand(),
+		newTeamCommand(),
+		newGrantCommand(),
+		newAuthCommand(),
 		newVersionCommand(),
 	)
 	root.InitDefaultHelpCmd()
