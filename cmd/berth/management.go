@@ -137,7 +137,6 @@ func (m *management) openRemote(cmd *cobra.Command) error {
 	m.close = func() error { client.Close(); return nil }
 	m.http = &http.Client{
 		Transport:     client.Connections(),
-		Timeout:       time.Minute,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return nil
@@ -185,22 +184,14 @@ func (r *refusal) Error() string {
 // maxAnswer bounds an answer, in bytes.
 const maxAnswer = 16 << 20
 
-// call sends in, if not nil, and reads the answer into out, if not nil. The path is below admin.Prefix.
-func (m *management) call(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, m.base+admin.Prefix+path, body)
+// send sends a body, if not nil, and returns the answer. The path is below admin.Prefix.
+func (m *management) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, m.base+admin.Prefix+path, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("User-Agent", userAgent())
-	if in != nil {
+	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	if m.login.Username != "" || m.login.Password != "" {
@@ -212,23 +203,42 @@ func (m *management) call(ctx context.Context, method, path string, in, out any)
 		if errors.As(err, &u) {
 			err = u.Err
 		}
-		return &upstream.OpError{Host: m.host, Op: strings.ToLower(method) + " " + path, Err: err}
+		return nil, &upstream.OpError{Host: m.host, Op: strings.ToLower(method) + " " + path, Err: err}
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
+		return nil, err
+	}
+	return nil, m.refused(resp, b)
+}
+
+// call sends in, if not nil, as JSON and reads the answer into out, if not nil.
+func (m *management) call(ctx context.Context, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	resp, err := m.send(ctx, method, path, body)
+	if err != nil || out == nil {
+		if err == nil {
+			err = resp.Body.Close()
+		}
 		return err
 	}
-	if resp.StatusCode/100 != 2 {
-		return m.refused(resp, b)
-	}
-	if out == nil {
-		return nil
-	}
+	defer resp.Body.Close()
 	if t, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); t != "application/json" {
 		return fmt.Errorf("%s: its answer is not JSON: it is no Berth", m.host)
 	}
-	return json.Unmarshal(b, out)
+	return json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out)
 }
 
 func (m *management) refused(resp *http.Response, body []byte) error {

@@ -36,6 +36,7 @@ and podman login keep.`,
 		newTeamCommand(),
 		newGrantCommand(),
 		newAuthCommand(),
+		newAuditCommand(),
 		newVersionCommand(),
 	)
 	root.InitDefaultHelpCmd()

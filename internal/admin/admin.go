@@ -3,7 +3,7 @@
 //
 // What holds true: each route is a row of one table, with the right that it needs; that right is asked for before anything of the request is
 // used but who makes it and what it names; whatever is named is looked for below what it belongs to; a secret is answered once and is never
-// stored; there is always an administrator, once there was one; the command line on the data folder goes the same way as requests over
+// stored; there is always an administrator, once there was one; every change, and every one that was refused for want of a right, is in the audit log; the command line on the data folder goes the same way as requests over
 // HTTP.
 package admin
 
@@ -118,6 +118,9 @@ var routes = slices.Concat(
 		{"GET", "repositories/{repository...}", rightRepository, "", (*Handler).showRepository},
 		{"PUT", "repositories/{repository...}", rightRepository, "repository.visibility", (*Handler).setRepository},
 		{"GET", "explain", rightSignedIn, "", (*Handler).explain},
+
+		{"GET", "audit", rightRegistry, "", (*Handler).listAudit},
+		{"GET", "audit/export", rightRegistry, "", (*Handler).exportAudit},
 	},
 	// Of the registry, and of an organization.
 	robotRoutes("", rightRegistry),
@@ -224,10 +227,14 @@ func (h *Handler) serve(w *web.Response, r *http.Request, local bool) error {
 		return oci.Errorf(oci.CodeDenied, "a page of another site cannot use this API")
 	}
 	c := &call{Request: r, caller: caller{local: local}}
-	if err := h.authorize(w, c, row); err != nil {
-		return err
+	err := h.authorize(w, c, row)
+	var answer any
+	if err == nil {
+		answer, err = row.serve(h, c)
 	}
-	answer, err := row.serve(h, c)
+	if row.action != "" {
+		h.record(c, row.action, err)
+	}
 	if err != nil {
 		return known(err)
 	}

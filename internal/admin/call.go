@@ -57,6 +57,9 @@ func known(err error) error {
 type call struct {
 	*http.Request
 	caller
+	// For the audit log: the name of what is made, and what is said about it or changed, without secrets.
+	made   string
+	detail any
 }
 
 const maxBody = 64 << 10 // bytes
@@ -121,6 +124,9 @@ func clip(s string) string {
 // created is an answer with the status 201.
 type created struct{ body any }
 
+// lines is an answer in parts, one JSON value on each line.
+type lines func(*json.Encoder) error
+
 // reply answers with JSON, which nobody may keep; nothing is 204.
 func reply(w *web.Response, answer any) error {
 	hd := w.Header()
@@ -132,6 +138,9 @@ func reply(w *web.Response, answer any) error {
 		return nil
 	case created:
 		status, answer = http.StatusCreated, c.body
+	case lines:
+		hd.Set("Content-Type", "application/x-ndjson")
+		return c(json.NewEncoder(w))
 	}
 	b, err := json.Marshal(answer)
 	if err != nil {
@@ -156,16 +165,26 @@ const (
 	maxPage   = 1000
 )
 
+// pageSize reads how many items of a list a request asks for.
+func (c *call) pageSize() (int, error) {
+	s := c.URL.Query().Get("n")
+	if s == "" {
+		return usualPage, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > maxPage {
+		return 0, errInvalid("n must be a number from 1 to %d", maxPage)
+	}
+	return n, nil
+}
+
 // page answers with the part of a list that the request asks for. get returns up to n after a key.
 func page[R, T any](c *call, get func(after string, n int) ([]R, error), key func(R) string, show func(R) T) (any, error) {
-	query, n := c.URL.Query(), usualPage
-	if s := query.Get("n"); s != "" {
-		var err error
-		if n, err = strconv.Atoi(s); err != nil || n < 1 || n > maxPage {
-			return nil, errInvalid("n must be a number from 1 to %d", maxPage)
-		}
+	n, err := c.pageSize()
+	if err != nil {
+		return nil, err
 	}
-	all, err := get(query.Get("after"), n+1)
+	all, err := get(c.URL.Query().Get("after"), n+1)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 
@@ -141,10 +142,12 @@ func (h *Handler) addGrant(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.detail = n
 	g.Created = h.opts.Now()
 	if err := h.opts.DB.AddGrant(c.Context(), g); err != nil {
 		return nil, err
 	}
+	c.made = strconv.FormatInt(g.ID, 10)
 	return created{grantOf(g)}, nil
 }
 
@@ -153,7 +156,7 @@ func (h *Handler) removeGrant(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = h.opts.DB.DeleteGrant(c.Context(), c.PathValue("organization"), id); err == meta.ErrNotFound {
+	if err = h.opts.DB.DeleteGrant(c.Context(), c.PathValue("organization"), id); errors.Is(err, meta.ErrNotFound) {
 		err = errNotFound("no grant %d here", id)
 	}
 	return nil, err

@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"errors"
+
 	"github.com/berthregistry/berth/internal/access"
 	"github.com/berthregistry/berth/internal/meta"
 )
@@ -55,6 +57,7 @@ func (h *Handler) createOrganization(c *call) (any, error) {
 	if err := checkOrganization(n.Name); err != nil {
 		return nil, err
 	}
+	c.made, c.detail = n.Name, n.OrganizationChange
 	o := &meta.Organization{Name: n.Name, Creation: access.CreationPush, Created: h.opts.Now()}
 	if err := n.apply(o); err != nil {
 		return nil, err
@@ -69,7 +72,7 @@ func (h *Handler) createOrganization(c *call) (any, error) {
 func (h *Handler) organization(c *call) (*meta.Organization, error) {
 	name := c.PathValue("organization")
 	o, err := h.opts.DB.Organization(c.Context(), name)
-	if err == meta.ErrNotFound {
+	if errors.Is(err, meta.ErrNotFound) {
 		return nil, errNotFound("no organization %q", clip(name))
 	}
 	return o, err
@@ -88,6 +91,7 @@ func (h *Handler) changeOrganization(c *call) (any, error) {
 	if err := c.read(&ch); err != nil {
 		return nil, err
 	}
+	c.detail = ch
 	var after *meta.Organization
 	if err := h.opts.DB.ChangeOrganization(c.Context(), c.PathValue("organization"), func(o *meta.Organization) error {
 		after = o

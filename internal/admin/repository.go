@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"net/netip"
 
 	"github.com/berthregistry/berth/internal/access"
@@ -64,6 +65,7 @@ func (h *Handler) setRepository(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.detail = ch
 	var public *bool
 	switch ch.Visibility {
 	case Public, Private:
@@ -144,7 +146,7 @@ func (h *Handler) whose(c *call, e *Explanation, r oci.Repository) (auth.Identit
 		return id, nil
 	}
 	a, err := h.opts.DB.Account(c.Context(), e.Account)
-	if err == meta.ErrNotFound {
+	if errors.Is(err, meta.ErrNotFound) {
 		return id, errNotFound("no account %q", clip(e.Account))
 	}
 	if err != nil {

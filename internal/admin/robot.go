@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -68,6 +69,7 @@ func (h *Handler) createRobot(c *call) (any, error) {
 	if err := checkUser(n.Name); err != nil {
 		return nil, err
 	}
+	c.made, c.detail = n.Name, n.AccountChange
 	apply, err := n.applyRobot()
 	if err != nil {
 		return nil, err
@@ -89,7 +91,7 @@ func (h *Handler) robot(c *call) (*meta.Account, error) {
 	if err == nil && (!a.Robot || organization != "" && a.Organization != organization) {
 		err = meta.ErrNotFound
 	}
-	if err == meta.ErrNotFound {
+	if errors.Is(err, meta.ErrNotFound) {
 		return nil, errNotFound("no robot %q", clip(name))
 	}
 	return a, err
@@ -112,6 +114,7 @@ func (h *Handler) changeRobot(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.detail = ch
 	a, err := h.robot(c)
 	if err != nil {
 		return nil, err
@@ -152,6 +155,7 @@ func (h *Handler) createSecret(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.detail = n
 	secret, err := n.credential(meta.SecretCredential, h.opts.Now())
 	if err != nil {
 		return nil, err
@@ -173,6 +177,7 @@ func (h *Handler) rotateSecrets(c *call) (any, error) {
 	if err := c.read(&r); err != nil {
 		return nil, err
 	}
+	c.detail = r
 	a, err := h.robot(c)
 	if err != nil {
 		return nil, err
@@ -199,7 +204,7 @@ func (h *Handler) rotateSecrets(c *call) (any, error) {
 		overlap = r.Overlap.Duration
 	}
 	for _, one := range old {
-		if err := h.opts.DB.ExpireCredential(c.Context(), a.ID, one.ID, now.Add(overlap)); err != nil && err != meta.ErrNotFound {
+		if err := h.opts.DB.ExpireCredential(c.Context(), a.ID, one.ID, now.Add(overlap)); err != nil && !errors.Is(err, meta.ErrNotFound) {
 			return nil, err
 		}
 	}

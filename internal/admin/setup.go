@@ -91,6 +91,7 @@ func (h *Handler) setup(c *call) (any, error) {
 	if err := c.read(&n); err != nil {
 		return nil, err
 	}
+	c.made = n.Name
 	return h.firstAdministrator(c.Context(), n)
 }
 

@@ -1,6 +1,10 @@
 package admin
 
-import "github.com/berthregistry/berth/internal/meta"
+import (
+	"errors"
+
+	"github.com/berthregistry/berth/internal/meta"
+)
 
 // Team is a group of accounts that have rights together.
 type Team struct {
@@ -50,6 +54,7 @@ func (h *Handler) createTeam(c *call) (any, error) {
 	if err := checkName("the name of a team", n.Name); err != nil {
 		return nil, err
 	}
+	c.made = n.Name
 	t := &meta.Team{Organization: c.PathValue("organization"), Name: n.Name, Created: h.opts.Now()}
 	if err := h.opts.DB.CreateTeam(c.Context(), t); err != nil {
 		return nil, err
@@ -97,7 +102,7 @@ func (h *Handler) addMember(c *call) (any, error) {
 
 func (h *Handler) removeMember(c *call) (any, error) {
 	err := h.opts.DB.RemoveTeamMember(c.Context(), c.PathValue("organization"), c.PathValue("team"), c.PathValue("account"))
-	if err == meta.ErrNotFound {
+	if errors.Is(err, meta.ErrNotFound) {
 		err = errNotFound("no member %q of the team", clip(c.PathValue("account")))
 	}
 	return nil, err
@@ -144,5 +149,6 @@ func (h *Handler) setGroups(c *call) (any, error) {
 			return nil, errInvalid("%q is no name of a group", clip(name))
 		}
 	}
+	c.detail = n
 	return nil, h.opts.DB.SetTeamGroups(c.Context(), c.PathValue("organization"), c.PathValue("team"), source, n.Names)
 }

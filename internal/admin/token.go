@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -127,7 +128,7 @@ func (h *Handler) revoke(c *call, a *meta.Account) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = h.opts.DB.DeleteCredential(c.Context(), a.ID, id); err == meta.ErrNotFound {
+	if err = h.opts.DB.DeleteCredential(c.Context(), a.ID, id); errors.Is(err, meta.ErrNotFound) {
 		err = errNotFound("no credential %d of %s", id, a.Name)
 	}
 	return nil, err
@@ -150,6 +151,7 @@ func (h *Handler) createToken(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.made, c.detail = n.Name, n
 	token, err := n.credential(meta.TokenCredential, h.opts.Now())
 	if err != nil {
 		return nil, err

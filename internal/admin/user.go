@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/meta"
@@ -92,6 +93,7 @@ func (h *Handler) createUser(c *call) (any, error) {
 	if err := c.read(&u); err != nil {
 		return nil, err
 	}
+	c.made, c.detail = u.Name, u.AccountChange
 	return h.addUser(c.Context(), &u)
 }
 
@@ -135,7 +137,7 @@ func (h *Handler) user(c *call) (*meta.Account, error) {
 	if err == nil && a.Robot {
 		err = meta.ErrNotFound
 	}
-	if err == meta.ErrNotFound {
+	if errors.Is(err, meta.ErrNotFound) {
 		return nil, errNotFound("no user %q", clip(name))
 	}
 	return a, err
@@ -161,6 +163,7 @@ func (h *Handler) changeUser(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.detail = ch
 	a, err := h.user(c)
 	if err != nil {
 		return nil, err
@@ -221,7 +224,7 @@ func (h *Handler) changePassword(c *call) (any, error) {
 		return nil, err
 	}
 	id, err := h.opts.Auth.SignIn(c.Context(), c.identity.Name, p.Old, c.identity.Client)
-	if err == auth.ErrCredentials || err == nil && (id.Credential != 0 || id.Account != c.identity.Account) {
+	if errors.Is(err, auth.ErrCredentials) || err == nil && (id.Credential != 0 || id.Account != c.identity.Account) {
 		return nil, errInvalid("the old password is wrong")
 	}
 	if err != nil {
