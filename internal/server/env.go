@@ -15,7 +15,7 @@ const envConfig = "BERTH_CONFIG"
 // environment picks Berth's variables. One that is unknown is a problem, since
 // it is a setting that someone believes to have made.
 func environment(environ []string, all []setting) (map[string]string, []Problem) {
-	known := []string{envConfig, "BERTH_REGISTRY"} // the latter is the command line's default registry
+	known := []string{envConfig, "BERTH_REGISTRY", "BERTH_USER", "BERTH_PASSWORD"} // the latter are the command line's: its default registry, and who it signs in as
 	for _, s := range all {
 		known = append(known, s.env())
 	}

@@ -6,10 +6,11 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/berthregistry/berth/internal/auth"
+	"github.com/berthregistry/berth/internal/admin"
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/blob/s3"
 	"github.com/berthregistry/berth/internal/distribution"
@@ -80,20 +81,18 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}
 	var accounts *auth.Auth
 	var tokens *token.Handler
+	var management *admin.Handler
 	closeSources := func() {}
 	if cfg.Auth.Enabled {
 		var sources []auth.Source
 		if sources, closeSources, err = openSources(&cfg.Auth, log); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
-		if accounts, err = auth.New(db, auth.Options{
-			Log:           log,
-			Service:       cfg.Service(),
-			TokenLifetime: cfg.Auth.TokenLifetime.D(),
-			KeyLifetime:   cfg.Auth.KeyLifetime.D(),
-			Sources:       sources,
-			Issuers:       cfg.Auth.issuers(),
-		}); err != nil {
+		if accounts, err = newAccounts(cfg, db, log, sources); err != nil {
+			return nil, nil, errors.Join(err, storage.Close())
+		}
+		management = admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, ReadOnly: cfg.ReadOnly})
+		if err := offerSetup(ctx, cfg, log, management); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
 		options.Auth, options.Service, options.Origin = accounts, cfg.Service(), server.Origin
@@ -125,15 +124,15 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		runner := job.New(db, job.Options{Log: log})
 		background.Go(func() { runner.Run(ctx, jobs...) })
 	}
-	return server.Handler(routes(protocol, tokens)), func() error {
+	return server.Handler(routes(protocol, tokens, management)), func() error {
 		background.Wait()
 		closeSources()
 		return storage.Close()
 	}, nil
 }
 
-// routes sends a request to what serves its path. Without access control there is no token service.
-func routes(protocol *distribution.Handler, tokens *token.Handler) web.HandlerFunc {
+// routes sends a request to what serves its path. Without access control there is no token service and nothing to manage.
+func routes(protocol *distribution.Handler, tokens *token.Handler, management *admin.Handler) web.HandlerFunc {
 	if tokens == nil {
 		return protocol.Serve
 	}
@@ -143,6 +142,11 @@ func routes(protocol *distribution.Handler, tokens *token.Handler) web.HandlerFu
 			return tokens.Serve(w, r)
 		case "/.well-known/jwks.json":
 			return tokens.ServeKeys(w, r)
+		case admin.SetupPath:
+			return management.Serve(w, r)
+		}
+		if strings.HasPrefix(r.URL.Path, admin.Prefix) {
+			return management.Serve(w, r)
 		}
 		return protocol.Serve(w, r)
 	}

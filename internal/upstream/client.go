@@ -90,6 +90,12 @@ func New(ctx context.Context, host string, opt Options) (*Client, error) {
 // Host returns the host that the client was made for; every name of Docker Hub is "docker.io".
 func (c *Client) Host() string { return c.host }
 
+// Origin returns the scheme and host that requests go to, such as https://registry.example.com.
+func (c *Client) Origin() string { return c.base }
+
+// Connections returns what requests to Origin go over, without credentials and retries.
+func (c *Client) Connections() http.RoundTripper { return c.conns }
+
 // Close closes connections that are not in use.
 func (c *Client) Close() { c.conns.CloseIdleConnections() }
 

@@ -1,0 +1,186 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/meta"
+)
+
+// Credential is a personal access token of a user, a secret of a robot, or what docker keeps after it has signed in.
+type Credential struct {
+	ID           int64    `json:"id"`
+	Kind         string   `json:"kind"` // token, secret or refresh
+	Name         string   `json:"name"`
+	Account      string   `json:"account"` // what to sign in as
+	Actions      []string `json:"actions"` // which it is limited to
+	Repositories []string `json:"repositories,omitempty"`
+	Networks     []string `json:"networks,omitempty"`
+	Created      Expiry   `json:"created"`
+	Expires      Expiry   `json:"expires,omitzero"`
+	Used         Expiry   `json:"used,omitzero"`
+	UsedFrom     string   `json:"usedFrom,omitempty"`
+	Secret       string   `json:"secret,omitempty"` // in the answer to its making only
+}
+
+func credentialOf(account string) func(*meta.Credential) Credential {
+	return func(c *meta.Credential) Credential {
+		return Credential{
+			ID: c.ID, Kind: string(c.Kind), Name: c.Name, Account: account, Actions: c.Actions.Names(), Repositories: c.Repositories, Networks: networkTexts(c.Networks),
+			Created: Expiry{c.Created}, Expires: Expiry{c.Expires}, Used: Expiry{c.Used}, UsedFrom: c.UsedFrom,
+		}
+	}
+}
+
+// NewCredential is a token or secret to be made.
+type NewCredential struct {
+	Name         string   `json:"name,omitempty"`
+	Actions      []string `json:"actions,omitempty"` // none for all
+	Repositories []string `json:"repositories,omitempty"`
+	Networks     []string `json:"networks,omitempty"`
+	Expires      Expiry   `json:"expires,omitzero"`
+}
+
+func (n *NewCredential) credential(kind meta.CredentialKind, now time.Time) (*meta.Credential, error) {
+	if err := checkText("name", n.Name); err != nil {
+		return nil, err
+	}
+	c := &meta.Credential{Kind: kind, Created: now}
+	c.Name, c.Actions, c.Expires = n.Name, access.All, n.Expires.Time
+	var err error
+	if len(n.Actions) > 0 {
+		if c.Actions, err = access.ParseActions(n.Actions); err != nil {
+			return nil, errInvalid("%v", err)
+		}
+	}
+	if c.Repositories, err = patternsOf(n.Repositories); err != nil {
+		return nil, err
+	}
+	if c.Networks, err = networksOf(n.Networks); err != nil {
+		return nil, err
+	}
+	if !c.Expires.IsZero() && !now.Before(c.Expires) {
+		return nil, errInvalid("it would have expired already: expires is %s", c.Expires.UTC().Format(time.RFC3339))
+	}
+	return c, nil
+}
+
+// maxCredentials is how many tokens or secrets an account can have.
+const maxCredentials = 100
+
+// credentials answers with those of an account.
+func (h *Handler) credentials(c *call, a *meta.Account) (any, error) {
+	all, err := h.opts.DB.Credentials(c.Context(), a.ID)
+	if err != nil {
+		return nil, err
+	}
+	return page(c, func(after string, n int) ([]*meta.Credential, error) {
+		from, err := afterID(after)
+		for len(all) > 0 && all[0].ID <= from {
+			all = all[1:]
+		}
+		return all[:min(n, len(all))], err
+	}, func(c *meta.Credential) string { return strconv.FormatInt(c.ID, 10) }, credentialOf(a.Name))
+}
+
+// afterID reads the parameter after of a list by id.
+func afterID(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	id, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return 0, errInvalid("after must be what next was")
+	}
+	return id, nil
+}
+
+// addCredential gives an account a credential.
+func (h *Handler) addCredential(c *call, a *meta.Account, n *meta.Credential) (any, error) {
+	all, err := h.opts.DB.Credentials(c.Context(), a.ID)
+	if err != nil {
+		return nil, err
+	}
+	same := 0
+	for _, one := range all {
+		if one.Kind == n.Kind {
+			same++
+		}
+	}
+	if same >= maxCredentials {
+		return nil, errConflict("%s has %d of them already: revoke what is not used any more", a.Name, same)
+	}
+	secret, err := h.opts.Auth.NewCredential(c.Context(), a.ID, n)
+	if err != nil {
+		return nil, err
+	}
+	answer := credentialOf(a.Name)(n)
+	answer.Secret = secret
+	return created{answer}, nil
+}
+
+// revoke takes a credential away from an account.
+func (h *Handler) revoke(c *call, a *meta.Account) (any, error) {
+	id, err := c.id()
+	if err != nil {
+		return nil, err
+	}
+	if err = h.opts.DB.DeleteCredential(c.Context(), a.ID, id); errors.Is(err, meta.ErrNotFound) {
+		err = errNotFound("no credential %d of %s", id, a.Name)
+	}
+	return nil, err
+}
+
+func (h *Handler) listTokens(c *call) (any, error) {
+	a, err := h.user(c)
+	if err != nil {
+		return nil, err
+	}
+	return h.credentials(c, a)
+}
+
+func (h *Handler) createToken(c *call) (any, error) {
+	var n NewCredential
+	if err := c.read(&n); err != nil {
+		return nil, err
+	}
+	a, err := h.user(c)
+	if err != nil {
+		return nil, err
+	}
+	c.made, c.detail = n.Name, n
+	token, err := n.credential(meta.TokenCredential, h.opts.Now())
+	if err != nil {
+		return nil, err
+	}
+	return h.addCredential(c, a, token)
+}
+
+func (h *Handler) revokeToken(c *call) (any, error) {
+	a, err := h.user(c)
+	if err != nil {
+		return nil, err
+	}
+	return h.revoke(c, a)
+}
+
+// Overlap is for how long the secrets that a new one takes the place of can still be used.
+type Overlap struct{ time.Duration }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (o *Overlap) UnmarshalJSON(b []byte) error {
+	s, err := strconv.Unquote(string(b))
+	if err == nil {
+		o.Duration, err = time.ParseDuration(s)
+	}
+	if err != nil || o.Duration < 0 || o.Duration > 365*24*time.Hour {
+		return &valueError{fmt.Sprintf("%s is not an overlap: write a duration such as 24h, up to a year, or 0s for none", clip(string(b)))}
+	}
+	return nil
+}
+
+// MarshalJSON implements json.Marshaler.
+func (o Overlap) MarshalJSON() ([]byte, error) { return []byte(strconv.Quote(o.String())), nil }
