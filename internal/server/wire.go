@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthregistry/berth/internal/admin"
+	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/blob/s3"
 	"github.com/berthregistry/berth/internal/distribution"
