@@ -298,16 +298,30 @@ type Question struct {
 // Decision is the answer.
 type Decision struct {
 	Allowed bool
-	// Rule says what the decision rests on, for people.
-	Rule string
 	// Unknown says that who asked must be taken for nobody: the account or credential is gone, has expired, is disabled or
 	// is used from elsewhere than it may be.
 	Unknown bool
+
+	rule  string
+	grant *Grant // in the place of rule, because it is seldom asked for
 }
 
-func allow(rule string) Decision   { return Decision{Allowed: true, Rule: rule} }
-func deny(rule string) Decision    { return Decision{Rule: rule} }
-func unknown(rule string) Decision { return Decision{Rule: rule, Unknown: true} }
+// Rule says what the decision rests on, for people.
+func (d Decision) Rule() string {
+	if d.grant != nil {
+		return d.grant.String()
+	}
+	return d.rule
+}
+
+// Allow returns a decision for somebody.
+func Allow(rule string) Decision { return Decision{Allowed: true, rule: rule} }
+
+// Deny returns a decision against somebody.
+func Deny(rule string) Decision { return Decision{rule: rule} }
+
+// Unknown returns the decision that somebody must be taken for nobody.
+func Unknown(rule string) Decision { return Decision{Unknown: true, rule: rule} }
 
 // IsPublic tells whether everybody may pull from the repository.
 func (f *Facts) IsPublic() bool {
@@ -321,19 +335,19 @@ func (f *Facts) IsPublic() bool {
 func (f *Facts) Known(client netip.Addr, now time.Time) (Decision, bool) {
 	switch a, c := f.Account, f.Credential; {
 	case f.Lost:
-		return unknown("the account or the credential was deleted"), false
+		return Unknown("the account or the credential was deleted"), false
 	case a == nil:
 	case a.Disabled:
-		return unknown("the account is disabled"), false
+		return Unknown("the account is disabled"), false
 	case !a.Expires.IsZero() && !now.Before(a.Expires):
-		return unknown("the account has expired"), false
+		return Unknown("the account has expired"), false
 	case !a.Networks.Contains(client):
-		return unknown(fmt.Sprintf("the account cannot be used from %s", client)), false
+		return Unknown(fmt.Sprintf("the account cannot be used from %s", client)), false
 	case c == nil:
 	case !c.Expires.IsZero() && !now.Before(c.Expires):
-		return unknown("the credential has expired"), false
+		return Unknown("the credential has expired"), false
 	case !c.Networks.Contains(client):
-		return unknown(fmt.Sprintf("the credential cannot be used from %s", client)), false
+		return Unknown(fmt.Sprintf("the credential cannot be used from %s", client)), false
 	}
 	return Decision{}, true
 }
@@ -344,21 +358,21 @@ func (f *Facts) Decide(q Question) Decision {
 		return d
 	}
 	if q.Action == Pull && f.IsPublic() {
-		return allow("the repository is public")
+		return Allow("the repository is public")
 	}
 	if f.Account == nil {
-		return deny("not signed in, and the repository is not public")
+		return Deny("not signed in, and the repository is not public")
 	}
 	if c := f.Credential; c != nil {
 		switch {
 		case !c.Actions.Has(q.Action):
-			return deny(fmt.Sprintf("the credential %q allows %s only", c.Name, c.Actions))
+			return Deny(fmt.Sprintf("the credential %q allows %s only", c.Name, c.Actions))
 		case !c.Repositories.Match(string(f.Repository)):
-			return deny(fmt.Sprintf("the credential %q is for %s only", c.Name, c.Repositories))
+			return Deny(fmt.Sprintf("the credential %q is for %s only", c.Name, c.Repositories))
 		}
 	}
 	if f.Account.Admin {
-		return allow("an administrator of the registry")
+		return Allow("an administrator of the registry")
 	}
 	rule := ""
 	for i := range f.Grants {
@@ -375,7 +389,7 @@ func (f *Facts) Decide(q Question) Decision {
 	if rule == "" {
 		rule = fmt.Sprintf("no grant allows %s here", q.Action)
 	}
-	return deny(rule)
+	return Deny(rule)
 }
 
 // allowCreation allows what a grant does, unless it would make a repository that the account must not make.
@@ -383,12 +397,12 @@ func (f *Facts) allowCreation(q Question, g *Grant) Decision {
 	if q.Action == Push && !f.Exists {
 		switch {
 		case f.Creation == CreationNobody:
-			return deny("the repository does not exist, and the organization lets nobody make one by pushing")
+			return Deny("the repository does not exist, and the organization lets nobody make one by pushing")
 		case f.Creation == CreationAdmin && !f.administers():
-			return deny("the repository does not exist, and only an owner of the organization makes one by pushing")
+			return Deny("the repository does not exist, and only an owner of the organization makes one by pushing")
 		}
 	}
-	return allow(g.String())
+	return Decision{Allowed: true, grant: g}
 }
 
 func (f *Facts) administers() bool {

@@ -196,7 +196,7 @@ func TestDecide(t *testing.T) {
 	} {
 		c.facts.Repository = "team/app"
 		d := c.facts.Decide(Question{Action: c.action, Tag: c.tag, Client: home, Now: now})
-		if d.Allowed != c.allowed || d.Unknown != c.unknown || !strings.Contains(d.Rule, c.rule) {
+		if d.Allowed != c.allowed || d.Unknown != c.unknown || !strings.Contains(d.Rule(), c.rule) {
 			t.Errorf("%s: %+v", name, d)
 		}
 		if known, ok := c.facts.Known(home, now); ok == c.unknown || known.Unknown != c.unknown {

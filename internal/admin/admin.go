@@ -292,7 +292,7 @@ func (h *Handler) mayCall(w *web.Response, c *call, row *route) error {
 	case d.Unknown:
 		return h.challenge(w, auth.ErrCredentials.Error())
 	case !d.Allowed:
-		return oci.Errorf(oci.CodeDenied, "%s may not do this: %s", c.identity.Name, d.Rule)
+		return oci.Errorf(oci.CodeDenied, "%s may not do this: %s", c.identity.Name, d.Rule())
 	}
 	return nil
 }

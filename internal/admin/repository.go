@@ -118,7 +118,7 @@ func (h *Handler) explain(c *call) (any, error) {
 	}
 	e.Account, e.Client = id.Name, id.Client.String()
 	d, change, err := h.opts.Auth.Explain(c.Context(), &id, action, r, oci.Tag(e.Tag))
-	e.Allowed, e.Rule, e.Change = d.Allowed, d.Rule, change
+	e.Allowed, e.Rule, e.Change = d.Allowed, d.Rule(), change
 	return e, err
 }
 
@@ -139,7 +139,7 @@ func (h *Handler) whose(c *call, e *Explanation, r oci.Repository) (auth.Identit
 			return id, err
 		}
 		if !d.Allowed {
-			return id, oci.Errorf(oci.CodeDenied, "%s may ask about %s only, or administer the organization: %s", c.identity.Name, c.identity.Name, d.Rule)
+			return id, oci.Errorf(oci.CodeDenied, "%s may ask about %s only, or administer the organization: %s", c.identity.Name, c.identity.Name, d.Rule())
 		}
 	}
 	if e.Account == Anonymous {

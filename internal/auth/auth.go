@@ -125,11 +125,11 @@ func (a *Auth) Decide(ctx context.Context, id *Identity, action access.Actions, 
 // Judge is Decide where the facts are known.
 func (a *Auth) Judge(id *Identity, facts *access.Facts, action access.Actions, tag oci.Tag) access.Decision {
 	if id.proof != "" && (facts.Account == nil || facts.Account.Proof != id.proof) {
-		return access.Decision{Rule: "the password was changed", Unknown: true}
+		return access.Unknown("the password was changed")
 	}
 	d := facts.Decide(access.Question{Action: action, Tag: tag, Client: id.Client, Now: a.opts.Now()})
 	if d.Allowed && !id.Scope.allows(facts.Repository, action) {
-		return access.Decision{Rule: "the token was not issued for this"}
+		return access.Deny("the token was not issued for this")
 	}
 	return d
 }
@@ -179,7 +179,7 @@ func Denied(action access.Actions, facts *access.Facts, tag oci.Tag, d access.De
 	e := oci.Errorf(oci.CodeDenied, "%s may not %s %s", name, verb, what)
 	// Why is told to who sees the repository.
 	if facts.Account != nil && facts.Decide(access.Question{Action: access.Pull}).Allowed {
-		e = e.WithDetail(map[string]string{"action": action.String(), "repository": string(facts.Repository), "tag": string(tag), "reason": d.Rule})
+		e = e.WithDetail(map[string]string{"action": action.String(), "repository": string(facts.Repository), "tag": string(tag), "reason": d.Rule()})
 	}
 	return e
 }

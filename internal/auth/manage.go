@@ -18,20 +18,20 @@ func (a *Auth) Administers(ctx context.Context, id *Identity, organization strin
 		return d, err
 	}
 	if c := facts.Credential; c != nil && !covers(c.Repositories, organization) {
-		return access.Decision{Rule: "the credential is for some repositories only"}, nil
+		return access.Deny("the credential is for some repositories only"), nil
 	}
 	if facts.Account.Admin {
 		return d, nil
 	}
 	for i := range facts.Grants {
 		if g := &facts.Grants[i]; organization != "" && g.Actions.Has(access.Admin) && covers(g.Repositories, organization) {
-			return access.Decision{Allowed: true, Rule: g.String()}, nil
+			return access.Allow(g.String()), nil
 		}
 	}
 	if organization == "" {
-		return access.Decision{Rule: "not an administrator of the registry"}, nil
+		return access.Deny("not an administrator of the registry"), nil
 	}
-	return access.Decision{Rule: "no grant allows admin on all of the organization"}, nil
+	return access.Deny("no grant allows admin on all of the organization"), nil
 }
 
 // covers tells whether patterns match all repositories of an organization, or all of the registry for an empty name.
@@ -55,20 +55,20 @@ func (a *Auth) ManagesItself(ctx context.Context, id *Identity) (access.Decision
 	}
 	switch c := facts.Credential; {
 	case facts.Account == nil:
-		return access.Decision{Rule: "not signed in"}, nil
+		return access.Deny("not signed in"), nil
 	case facts.Account.Robot:
-		return access.Decision{Rule: "a robot is managed by who administers its organization"}, nil
+		return access.Deny("a robot is managed by who administers its organization"), nil
 	case c == nil, c.Actions == access.All && len(c.Repositories) == 0 && len(c.Networks) == 0 && c.Expires.IsZero():
-		return access.Decision{Allowed: true, Rule: "the own account"}, nil
+		return access.Allow("the own account"), nil
 	}
 	all, err := a.db.Credentials(ctx, id.Account)
 	if err != nil {
 		return access.Decision{}, err
 	}
 	if slices.ContainsFunc(all, func(c *meta.Credential) bool { return c.ID == id.Credential && c.Kind == meta.RefreshCredential }) {
-		return access.Decision{Allowed: true, Rule: "the own account"}, nil
+		return access.Allow("the own account"), nil
 	}
-	return access.Decision{Rule: "the token is limited: sign in with the password"}, nil
+	return access.Deny("the token is limited: sign in with the password"), nil
 }
 
 // Explain is Decide for somebody else: an account, or nobody for 0, with a credential of it, or its password for 0. For a decision that is no, it tells

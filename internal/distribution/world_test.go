@@ -22,8 +22,9 @@ import (
 // world is the protocol on a real registry behind a real socket.
 type world struct {
 	testing.TB
-	url string
-	db  *meta.DB
+	url     string
+	handler http.Handler
+	db      *meta.DB
 }
 
 func newWorld(t testing.TB, opts Options) *world {
@@ -64,14 +65,15 @@ func newWorldWith(t testing.TB, opts Options, more func(*meta.DB, *Options)) *wo
 	if opts.MaxUploads == 0 {
 		opts.MaxUploads = 10
 	}
-	s := httptest.NewServer(server.Handler(New(reg, opts).Serve))
+	handler := server.Handler(New(reg, opts).Serve)
+	s := httptest.NewServer(handler)
 	t.Cleanup(func() {
 		s.Close()
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return &world{t, s.URL, db}
+	return &world{t, s.URL, handler, db}
 }
 
 // answer is a response that was read to its end.

@@ -1,0 +1,44 @@
+package distribution
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/berthregistry/berth/internal/meta"
+)
+
+// BenchmarkManifest compares what the server does for the pull of a manifest without access control, of a public one by nobody, and
+// of a private one with a token and with a password.
+func BenchmarkManifest(b *testing.B) {
+	g := newGuarded(b)
+	open := newWorldWith(b, Options{}, func(*meta.DB, *Options) {})
+	plain := &guarded{world: open}
+	plain.push("anonymous", "team/app", "1.0", "new")
+	for _, bb := range []struct {
+		name       string
+		handler    http.Handler
+		repository string
+		header     []string
+	}{
+		{"open", open.handler, "team/app", nil},
+		{"public", g.handler, "open/app", nil},
+		{"token", g.handler, "team/app", g.bearer("reader", "repository:team/app:pull")},
+		{"password", g.handler, "team/app", g.header("reader")},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				req := httptest.NewRequest(http.MethodGet, "/v2/"+bb.repository+"/manifests/1.0", nil)
+				if bb.header != nil {
+					req.Header.Set(bb.header[0], bb.header[1])
+				}
+				rec := httptest.NewRecorder()
+				bb.handler.ServeHTTP(rec, req)
+				if rec.Code != http.StatusOK {
+					b.Fatal(rec.Code, rec.Body)
+				}
+			}
+		})
+	}
+}
