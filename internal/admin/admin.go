@@ -253,13 +253,19 @@ func (h *Handler) authorize(w *web.Response, c *call, row *route) error {
 	if err == nil && id.Scope != nil {
 		err = auth.ErrToken
 	}
+	if err == nil && id.SignedIn() {
+		var stands bool
+		if stands, err = h.opts.Auth.Stands(c.Context(), &id); err == nil && !stands {
+			err = auth.ErrCredentials
+		}
+	}
 	switch {
 	case errors.Is(err, auth.ErrToken):
 		return h.challenge(w, "bearer tokens are for the registry alone: sign in with a password, a personal access token or a robot's secret")
 	case errors.Is(err, auth.ErrCredentials):
 		return h.challenge(w, err.Error())
 	case err != nil:
-		return err
+		return auth.Answer(w.Header(), err)
 	case !id.SignedIn():
 		return h.challenge(w, "sign in first")
 	}

@@ -122,6 +122,19 @@ func (a *Auth) Decide(ctx context.Context, id *Identity, action access.Actions, 
 	return a.Judge(id, facts, action, tag), facts, nil
 }
 
+// DecidePull is Decide about the pull of a manifest, which it returns, too, if it is there and may be pulled.
+func (a *Auth) DecidePull(ctx context.Context, id *Identity, r oci.Repository, ref oci.Reference) (access.Decision, *access.Facts, *meta.Manifest, error) {
+	facts, m, err := a.db.FactsAndManifest(ctx, id.Account, id.Credential, r, ref)
+	if err != nil {
+		return access.Decision{}, nil, nil, err
+	}
+	d := a.Judge(id, facts, access.Pull, "")
+	if !d.Allowed {
+		m = nil
+	}
+	return d, facts, m, nil
+}
+
 // Judge is Decide where the facts are known.
 func (a *Auth) Judge(id *Identity, facts *access.Facts, action access.Actions, tag oci.Tag) access.Decision {
 	if id.proof != "" && (facts.Account == nil || facts.Account.Proof != id.proof) {

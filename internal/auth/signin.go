@@ -22,8 +22,8 @@ const (
 	maxSecret = 32 << 10 // of a name or password, in bytes
 )
 
-// Identify tells who makes a request from a client, by its Authorization header. Without one it is nobody. It fails with
-// ErrCredentials or ErrToken.
+// Identify tells who makes a request from a client, by its Authorization header. Without one it is nobody. It fails as SignIn does,
+// or with ErrToken. Whether the account and what it proves itself with still stand is told by what is asked next: Decide, or Stands.
 func (a *Auth) Identify(r *http.Request, client netip.Addr) (Identity, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
@@ -39,7 +39,7 @@ func (a *Auth) Identify(r *http.Request, client netip.Addr) (Identity, error) {
 	case strings.EqualFold(scheme, "Basic"):
 		var name, secret string
 		if name, secret, err = parseBasic(value); err == nil {
-			id, err = a.SignIn(r.Context(), name, secret, client)
+			id, err = a.basic(r.Context(), name, secret, client)
 		}
 	default:
 		err = ErrCredentials
@@ -64,6 +64,19 @@ func parseBasic(value string) (name, secret string, err error) {
 // SignIn tells who has a name and a password, or what stands in its place: a personal access token, a robot's secret, a refresh
 // token, or the token of an issuer that is trusted. It fails with ErrCredentials, ErrUnavailable or a *LockedError.
 func (a *Auth) SignIn(ctx context.Context, name, secret string, client netip.Addr) (Identity, error) {
+	id, err := a.basic(ctx, name, secret, client)
+	if err != nil {
+		return id, err
+	}
+	stands, err := a.Stands(ctx, &id)
+	if err == nil && !stands {
+		err = ErrCredentials
+	}
+	return id, err
+}
+
+// basic is SignIn of what may not stand any more.
+func (a *Auth) basic(ctx context.Context, name, secret string, client netip.Addr) (Identity, error) {
 	now := a.opts.Now()
 	sum := a.verified.sum("basic", name, secret)
 	id, ok := a.verified.get(sum, now)
@@ -76,11 +89,7 @@ func (a *Auth) SignIn(ctx context.Context, name, secret string, client netip.Add
 		a.verified.put(sum, id, until)
 	}
 	id.Client = client
-	stands, err := a.Stands(ctx, &id)
-	if err == nil && !stands {
-		err = ErrCredentials
-	}
-	return id, err
+	return id, nil
 }
 
 // signIn is SignIn of what is not remembered. It also returns until when to remember it.

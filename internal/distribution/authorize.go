@@ -76,7 +76,14 @@ var (
 func (h *Handler) authorizeRepository(w *web.Response, req *request, row *route) error {
 	ctx, id := req.http.Context(), req.identity
 	action := row.access.actions()
-	decision, facts, err := h.opts.Auth.Decide(ctx, id, action, req.repository, "")
+	var decision access.Decision
+	var facts *access.Facts
+	var err error
+	if req.kind == kindManifest && action == access.Pull {
+		decision, facts, req.manifest, err = h.opts.Auth.DecidePull(ctx, id, req.repository, req.reference)
+	} else {
+		decision, facts, err = h.opts.Auth.Decide(ctx, id, action, req.repository, "")
+	}
 	if err != nil {
 		return err
 	}

@@ -190,14 +190,18 @@ const largeBodies = 16 << 20
 // bytes are the answer: a digest names them and no others.
 func (h *Handler) getManifest(w *web.Response, req *request) error {
 	ctx := req.http.Context()
-	m, err := h.reg.Manifest(ctx, req.repository, req.reference, false)
-	if err != nil {
-		return err
+	m := req.manifest
+	if m == nil {
+		var err error
+		if m, err = h.reg.Manifest(ctx, req.repository, req.reference, false); err != nil {
+			return err
+		}
 	}
 	// Without a body it is a large one, which is held while there is room. Else it comes in
 	// parts: many who read slowly are served slowly, and cost no memory.
 	if m.Body == nil && req.http.Method != http.MethodHead && h.bodies.TryAcquire(m.Size) {
 		defer h.bodies.Release(m.Size)
+		var err error
 		if m, err = h.reg.Manifest(ctx, req.repository, oci.Reference{Digest: m.Digest}, true); err != nil {
 			return err
 		}

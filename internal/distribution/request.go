@@ -8,6 +8,7 @@ import (
 
 	"github.com/berthregistry/berth/internal/access"
 	"github.com/berthregistry/berth/internal/auth"
+	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 )
 
@@ -43,6 +44,8 @@ type request struct {
 	// Who makes the request, and what their rights to the repository rest on; nil without access control.
 	identity *auth.Identity
 	facts    *access.Facts
+	// manifest is what is pulled, if it was found when the rights were.
+	manifest *meta.Manifest
 }
 
 // parse reads the path and the query. With an error, kind may still tell what was meant.

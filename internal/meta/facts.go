@@ -59,6 +59,47 @@ func (db *DB) Facts(ctx context.Context, account, credential int64, r oci.Reposi
 	return f, nil
 }
 
+// FactsAndManifest returns Facts, and what Manifest does without body, at once: of a database that others can change, a pull costs
+// one question. The manifest is nil if it is not there.
+func (db *DB) FactsAndManifest(ctx context.Context, account, credential int64, r oci.Repository, ref oci.Reference) (*access.Facts, *Manifest, error) {
+	if db.cache != nil {
+		f, err := db.Facts(ctx, account, credential, r)
+		if err != nil {
+			return nil, nil, err
+		}
+		m, err := db.Manifest(ctx, r, ref, false)
+		if errors.Is(err, ErrNotFound) {
+			return f, nil, nil
+		}
+		return f, m, err
+	}
+	find := `LEFT JOIN tag t ON t.repository_id = r.id AND t.name = $5 LEFT JOIN manifest m ON m.id = t.manifest_id`
+	if ref.IsDigest() {
+		find = `LEFT JOIN manifest m ON m.repository_id = r.id AND m.digest = $5`
+	}
+	s := factsScan{account: account, credential: credential}
+	var digest, mediaType *string
+	var size *int64
+	var body []byte
+	if err := db.queryRow(ctx, `SELECT `+db.factsColumns()+`, m.digest, m.media_type, m.size, CASE WHEN m.size <= $6 THEN m.body END
+		FROM (SELECT 1 AS one) AS one`+factsJoins+` LEFT JOIN organization o ON o.name = $3 LEFT JOIN repository r ON r.name = $4 `+find,
+		account, credential, access.Organization(r), string(r), ref.String(), int64(cacheMaxBody)).Scan(append(s.dest(), &digest, &mediaType, &size, &body)...); err != nil {
+		return nil, nil, fmt.Errorf("rights of account %d on %s: %w", account, r, err)
+	}
+	f, err := s.facts(r)
+	if err != nil {
+		return nil, nil, fmt.Errorf("rights of account %d on %s: %w", account, r, err)
+	}
+	if digest == nil {
+		return f, nil, nil
+	}
+	m := &Manifest{MediaType: *mediaType, Size: *size, Body: body}
+	if err := m.Digest.UnmarshalText([]byte(*digest)); err != nil {
+		return nil, nil, fmt.Errorf("manifest of %s:%s: %w", r, ref, err)
+	}
+	return f, m, nil
+}
+
 // factsScan is where the columns of Facts are scanned to.
 type factsScan struct {
 	account, credential int64

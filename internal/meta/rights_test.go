@@ -284,6 +284,8 @@ func TestFactsAreExact(t *testing.T) {
 		{"SignedIn", func() error { return db.SignedIn(ctx, ann.ID, "ldap", []string{"x"}, at(0)) }},
 		{"SignedIn", func() error { return db.SignedIn(ctx, bob.ID, "oidc", []string{}, at(0)) }}, // has another source
 		{"SignedIn", func() error { return db.SignedIn(ctx, bob.ID, "ldap", []string{"e"}, at(0)) }},
+		{"SetGroups", func() error { return db.SetGroups(ctx, bob.ID, "ldap", []string{"x"}) }},
+		{"SetGroups", func() error { return db.SetGroups(ctx, bob.ID, "ldap", []string{"e"}) }},
 		{"SetTeamGroups", func() error { return db.SetTeamGroups(ctx, "acme", "devs", "ldap", nil) }},
 		{"AddTeamMember", func() error { return db.AddTeamMember(ctx, "acme", "devs", "ann") }},
 		{"DeleteTeam", func() error { return db.DeleteTeam(ctx, "acme", "devs") }},
@@ -591,5 +593,45 @@ func TestGrantIsReplaced(t *testing.T) {
 	all.Wait()
 	if n := count(t, db, "access_grant"); n != 3 {
 		t.Errorf("there are %d grants", n)
+	}
+}
+
+// A pull asks a database that others can change once, for the rights and for the manifest.
+func TestFactsAndManifest(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	n := image(t, db, "team/app", "a", "t")
+	must(t, db.CreateOrganization(ctx, &Organization{Name: "team", Creation: access.CreationPush, Created: at(0)}))
+	ann := &Account{Source: LocalAccounts, Created: at(0)}
+	ann.Name = "ann"
+	must(t, db.CreateAccount(ctx, ann))
+	must(t, db.AddGrant(ctx, &Grant{Organization: "team", Account: "ann", Grant: access.Grant{Role: access.Reader, Actions: access.Pull}}))
+	for _, tt := range []struct {
+		repository oci.Repository
+		ref        oci.Reference
+		there      bool
+	}{
+		{"team/app", byTag("t"), true},
+		{"team/app", oci.Reference{Digest: n.Digest}, true},
+		{"team/app", byTag("none"), false},
+		{"team/none", byTag("t"), false},
+		{"none", oci.Reference{Digest: n.Digest}, false},
+	} {
+		for _, account := range []int64{0, ann.ID, ann.ID + 1} {
+			want, err := db.Facts(ctx, account, 0, tt.repository)
+			must(t, err)
+			before := db.Stats().Statements
+			f, m, err := db.FactsAndManifest(ctx, account, 0, tt.repository, tt.ref)
+			asked := db.Stats().Statements - before
+			if err != nil || !reflect.DeepEqual(f, want) || (m != nil) != tt.there {
+				t.Errorf("%s %s as %d: %+v, %+v, %v", tt.repository, tt.ref, account, f, m, err)
+			}
+			if m != nil && (m.Digest != n.Digest || string(m.Body) != string(n.Body) || m.Size != int64(len(n.Body)) || m.MediaType != n.Parsed.MediaType) {
+				t.Errorf("%+v", m)
+			}
+			if !db.embedded() && asked != 1 {
+				t.Errorf("%d statements", asked)
+			}
+		}
 	}
 }

@@ -83,6 +83,12 @@ func (h *Handler) get(w *web.Response, r *http.Request) error {
 	if err == nil && id.Scope != nil {
 		err = auth.ErrCredentials // a token does not get its holder another one
 	}
+	if err == nil {
+		var stands bool
+		if stands, err = h.opts.Auth.Stands(r.Context(), &id); err == nil && !stands {
+			err = auth.ErrCredentials
+		}
+	}
 	if errors.Is(err, auth.ErrCredentials) || errors.Is(err, auth.ErrToken) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="`+h.opts.Service+`"`)
 		return oci.Errorf(oci.CodeUnauthorized, "%v", auth.ErrCredentials)
