@@ -585,7 +585,9 @@ func TestAudit(t *testing.T) {
 		return fmt.Sprintf("%s %s %s %v", e.Actor, e.Action, e.Object, e.Allowed)
 	}
 	want := []string{
+		"root sign-in root true",
 		"root organization.create organizations/team true",
+		"bob sign-in bob true",
 		"bob organization.delete organizations/team false",
 		"bob token.create users/bob/tokens/laptop true",
 		"anonymous@127.0.0.1 setup setup/x false",
@@ -616,8 +618,8 @@ func TestAudit(t *testing.T) {
 		t.Errorf("in pages:\n%s", strings.Join(got, "\n"))
 	}
 	for query, n := range map[string]int{
-		"actor=bob": 2, "allowed=false": 2, "action=organization.create": 1, "object=organizations/team": 2, "prefix=users/": 1,
-		"since=2020-01-01T00:00:00Z": 4, "until=2020-01-01T00:00:00Z": 0,
+		"actor=bob": 3, "allowed=false": 2, "action=organization.create": 1, "object=organizations/team": 2, "prefix=users/": 1,
+		"since=2020-01-01T00:00:00Z": 6, "until=2020-01-01T00:00:00Z": 0,
 	} {
 		var p Page[AuditEntry]
 		if w.want(200, root, "GET", "audit?"+query, "", &p); len(p.Items) != n {

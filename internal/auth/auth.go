@@ -32,6 +32,8 @@ type Options struct {
 	TokenLifetime time.Duration
 	// KeyLifetime is how long a key signs tokens before the next one does.
 	KeyLifetime time.Duration
+	// KeepAudit is how long entries of the audit log are kept; 0 for ever.
+	KeepAudit time.Duration
 	// Sources keep accounts elsewhere, and are asked in this order about names that are not known here.
 	Sources []Source
 	// Issuers says how some issuers of tokens are reached; others need nothing but their URL.

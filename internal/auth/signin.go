@@ -96,10 +96,13 @@ func (a *Auth) basic(ctx context.Context, name, secret string, client netip.Addr
 func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Addr, now time.Time) (id Identity, until time.Time, err error) {
 	until = now.Add(verifiedFor)
 	guessed := "" // the account whose password may have been guessed
+	how := "password"
 	switch kind, ok := secretKind(secret); {
 	case ok:
+		how = "" // bySecret notes it
 		id, err = a.bySecret(ctx, name, secret, kind, client, now)
 	case looksLikeJWT(secret):
+		how = "trust"
 		var expiry time.Time
 		if id, expiry, err = a.byIssuer(ctx, name, secret); err == nil && expiry.Before(until) {
 			until = expiry
@@ -113,9 +116,12 @@ func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Add
 	}
 	switch {
 	case errors.Is(err, ErrCredentials):
-		a.failed(ctx, guessed, client)
+		a.failed(ctx, name, guessed, client)
 	case err == nil && guessed != "":
 		a.succeeded(ctx, guessed)
+	}
+	if err == nil && how != "" {
+		a.noteSignIn(ctx, &id, how, client)
 	}
 	return id, until, err
 }
@@ -137,7 +143,11 @@ func (a *Auth) bySecret(ctx context.Context, name, secret string, kind meta.Cred
 			a.opts.Log.Warn("the use of a credential could not be stored", "account", account.Name, "credential", c.ID, "error", err)
 		}
 	}
-	return Identity{Account: account.ID, Credential: c.ID, Name: account.Name}, nil
+	id := Identity{Account: account.ID, Credential: c.ID, Name: account.Name}
+	if now.Sub(c.Used) > usedEntryEvery || c.UsedFrom != client.String() {
+		a.noteSignIn(ctx, &id, string(c.Kind)+" "+c.Name, client)
+	}
+	return id, nil
 }
 
 // byPassword signs in a user, who is kept here or elsewhere.

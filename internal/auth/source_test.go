@@ -1,12 +1,14 @@
 package auth
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -231,18 +233,60 @@ func TestLockFor(t *testing.T) {
 func TestForget(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.a.opts.KeepAudit = expiredShown + time.Hour
 	account := w.user("alice")
+	w.mustSignIn("alice", password)
 	w.credential(account, meta.TokenCredential, func(c *meta.Credential) { c.Expires = w.now().Add(time.Hour) })
 	w.credential(account, meta.TokenCredential, nil)
 	w.pass(expiredShown)
-	if result, err := w.a.Forget(t.Context()); err != nil || result != "0 failed sign-ins, 0 credentials" {
+	if result, err := w.a.Forget(t.Context()); err != nil || result != "0 failed sign-ins, 0 credentials, 0 entries of the audit log" {
 		t.Errorf("%s, %v", result, err)
 	}
 	w.pass(2 * time.Hour)
-	if result, err := w.a.Forget(t.Context()); err != nil || result != "0 failed sign-ins, 1 credentials" {
+	if result, err := w.a.Forget(t.Context()); err != nil || result != "0 failed sign-ins, 1 credentials, 1 entries of the audit log" {
 		t.Errorf("%s, %v", result, err)
 	}
-	if err := context.Cause(t.Context()); err != nil {
-		t.Error(err)
+}
+
+// Sign-ins are in the audit log, also those that fail, and no secret is.
+func TestSignInsAreNoted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice := w.user("alice")
+	secret := w.credential(alice, meta.TokenCredential, nil)
+	w.mustSignIn("alice", password)
+	w.mustSignIn("alice", password) // is remembered
+	w.mustSignIn("alice", secret)
+	w.pass(2 * verifiedFor)
+	w.mustSignIn("alice", secret) // from the same address, on the same day
+	for _, name := range []string{"alice", "nobody"} {
+		if _, err := w.signIn(name, "a wrong guess"); !errors.Is(err, ErrCredentials) {
+			t.Fatal(err)
+		}
+	}
+	w.a.NoteDenied(t.Context(), &Identity{Account: alice, Name: "alice", Client: here}, "team/app", "because")
+	entries, _, err := w.db.Audit(t.Context(), meta.AuditFilter{}, meta.AuditPlace{}, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		text := fmt.Sprintf("%s %s %s %s %s %t", e.Actor, e.Credential, e.Action, e.Object, e.Detail, e.Allowed)
+		got = append(got, text)
+		for _, hidden := range []string{password, secret, "guess"} {
+			if strings.Contains(text, hidden) {
+				t.Errorf("%q has %q in it", text, hidden)
+			}
+		}
+	}
+	want := []string{
+		"alice  denied team/app because false",
+		"anonymous@192.0.2.7  sign-in nobody wrong name or password false",
+		"anonymous@192.0.2.7  sign-in alice wrong name or password false",
+		"alice token test sign-in alice  true",
+		"alice password sign-in alice  true",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
 }

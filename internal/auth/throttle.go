@@ -92,18 +92,24 @@ func (a *Auth) locked(ctx context.Context, subjects ...string) error {
 	return nil
 }
 
-// failed counts a failure.
-func (a *Auth) failed(ctx context.Context, name string, client netip.Addr) {
-	note := func(subject string, free int, most time.Duration) {
-		err := a.db.NoteFailures(ctx, []string{subject}, failureWindow, func(count int) time.Duration { return lockFor(count, free, most) })
+// failed counts and notes a failure; guessed is the account if what failed was a password.
+func (a *Auth) failed(ctx context.Context, name, guessed string, client netip.Addr) {
+	note := func(subject string, free int, most time.Duration) (count int) {
+		err := a.db.NoteFailures(ctx, []string{subject}, failureWindow, func(n int) time.Duration {
+			count = n
+			return lockFor(n, free, most)
+		})
 		if err != nil {
 			a.opts.Log.Warn("a failed sign-in could not be counted", "subject", subject, "error", err)
 		}
+		return count
 	}
-	if name != "" {
-		note(accountSubject(name), accountFailures, accountLock)
+	if guessed != "" {
+		note(accountSubject(guessed), accountFailures, accountLock)
 	}
-	note(networkSubject(client), networkFailures, networkLock)
+	if note(networkSubject(client), networkFailures, networkLock) <= maxFailureEntries {
+		a.noteFailure(ctx, name, client)
+	}
 }
 
 // succeeded forgets the failures of an account.
@@ -117,10 +123,11 @@ func (a *Auth) succeeded(ctx context.Context, name string) {
 	}
 }
 
-// Forget is a periodic job: it deletes what is known of failures long ago, and credentials that have expired.
+// Forget is a periodic job: it deletes what is known of failures long ago, credentials that have expired, and old entries of
+// the audit log.
 func (a *Auth) Forget(ctx context.Context) (string, error) {
 	const batch = 500
-	var failures, credentials int
+	var failures, credentials, entries int
 	for {
 		n, err := a.db.DeleteOldFailures(ctx, max(failureWindow, accountLock), batch)
 		failures += n
@@ -139,9 +146,20 @@ func (a *Auth) Forget(ctx context.Context) (string, error) {
 			return "", err
 		}
 		if n < batch {
-			return fmt.Sprintf("%d failed sign-ins, %d credentials", failures, credentials), nil
+			break
 		}
 	}
+	for a.opts.KeepAudit > 0 {
+		n, err := a.db.DeleteAudit(ctx, a.opts.Now().Add(-a.opts.KeepAudit), batch)
+		entries += n
+		if err != nil {
+			return "", err
+		}
+		if n < batch {
+			break
+		}
+	}
+	return fmt.Sprintf("%d failed sign-ins, %d credentials, %d entries of the audit log", failures, credentials, entries), nil
 }
 
 const expiredShown = 30 * 24 * time.Hour

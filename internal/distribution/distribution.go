@@ -8,6 +8,8 @@
 package distribution
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"time"
@@ -149,12 +151,17 @@ func (h *Handler) Serve(w *web.Response, r *http.Request) error {
 	if h.opts.ReadOnly && (row.access == accessPush || row.access == accessDelete) {
 		return errReadOnly
 	}
-	if h.opts.Auth != nil {
-		if err := h.authorize(w, req, row); err != nil {
-			return err
-		}
+	if h.opts.Auth == nil {
+		return row.serve(h, w, req)
 	}
-	return row.serve(h, w, req)
+	err = h.authorize(w, req, row)
+	if err == nil {
+		err = row.serve(h, w, req)
+	}
+	if e, ok := errors.AsType[*oci.Error](err); ok && e.Code == oci.CodeDenied && e.HTTPStatus() == http.StatusForbidden {
+		h.opts.Auth.NoteDenied(context.WithoutCancel(r.Context()), req.identity, string(req.repository), e.Message)
+	}
+	return err
 }
 
 // errReadOnly is temporary: a registry is read-only while it is moved.

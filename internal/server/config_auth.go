@@ -35,6 +35,9 @@ type AuthConfig struct {
 	// taken over. 0 for never.
 	SyncInterval Duration `yaml:"sync_interval"`
 
+	// How long entries of the audit log are kept; 0 for ever.
+	AuditRetention Duration `yaml:"audit_retention"`
+
 	// A file of accounts, as "htpasswd -B" makes it; it is read again when it changes.
 	Htpasswd string `yaml:"htpasswd"`
 
@@ -127,6 +130,8 @@ func defaultAuth() AuthConfig {
 		TokenLifetime: Duration(5 * time.Minute),
 		KeyLifetime:   Duration(30 * 24 * time.Hour),
 		SyncInterval:  Duration(15 * time.Minute),
+
+		AuditRetention: Duration(365 * 24 * time.Hour),
 		LDAP: LDAPConfig{
 			StartTLS:             SwitchAuto,
 			UserFilter:           "(uid={{name}})",

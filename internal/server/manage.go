@@ -21,6 +21,7 @@ func newAccounts(cfg *Config, db *meta.DB, log *slog.Logger, sources []auth.Sour
 		Service:       cfg.Service(),
 		TokenLifetime: cfg.Auth.TokenLifetime.D(),
 		KeyLifetime:   cfg.Auth.KeyLifetime.D(),
+		KeepAudit:     cfg.Auth.AuditRetention.D(),
 		Sources:       sources,
 		Issuers:       cfg.Auth.issuers(),
 	})

@@ -1,0 +1,44 @@
+package auth
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/berthregistry/berth/internal/meta"
+)
+
+// The actions of the audit log that are not changes of content: those are written with the change.
+const (
+	signInAction = "sign-in"
+	deniedAction = "denied"
+)
+
+// maxFailureEntries is how many failed sign-ins of a network are in the audit log until it has been quiet for failureWindow.
+const maxFailureEntries = 100
+
+// usedEntryEvery is after how long the use of a token from the same address is in the audit log again.
+const usedEntryEvery = 24 * time.Hour
+
+// note writes to the audit log what has happened. That this fails is logged, and changes nothing.
+func (a *Auth) note(ctx context.Context, e meta.AuditEntry) {
+	e.At = a.opts.Now()
+	if err := a.db.AddAudit(ctx, []meta.AuditEntry{e}); err != nil {
+		a.opts.Log.Warn("an entry could not be written to the audit log", "action", e.Action, "actor", e.Actor, "object", e.Object, "error", err)
+	}
+}
+
+// noteSignIn notes that somebody has signed in.
+func (a *Auth) noteSignIn(ctx context.Context, id *Identity, how string, client netip.Addr) {
+	a.note(ctx, meta.AuditEntry{AccountID: id.Account, Actor: id.Name, Credential: how, Client: client.String(), Action: signInAction, Object: id.Name, Allowed: true})
+}
+
+// noteFailure notes that somebody could not sign in.
+func (a *Auth) noteFailure(ctx context.Context, name string, client netip.Addr) {
+	a.note(ctx, meta.AuditEntry{Actor: "anonymous@" + client.String(), Client: client.String(), Action: signInAction, Object: clip(name), Detail: "wrong name or password"})
+}
+
+// NoteDenied notes what somebody was not allowed to do to a repository.
+func (a *Auth) NoteDenied(ctx context.Context, id *Identity, repository, why string) {
+	a.note(ctx, meta.AuditEntry{AccountID: id.Account, Actor: id.Actor(), Client: id.Client.String(), Action: deniedAction, Object: repository, Detail: why})
+}
