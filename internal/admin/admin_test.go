@@ -107,6 +107,8 @@ func TestBadInput(t *testing.T) {
 		{"POST", "users", `{"name":"x","expires":5}`, "a time is"},
 		{"POST", "users", `{"name":"x","networks":["10.0.0.0/33"]}`, "10.0.0.0/33"},
 		{"POST", "users", `{"name":"x","networks":[` + strings.Repeat(`"::1",`, 50) + `"::1"]}`, "50 networks"},
+		{"POST", "users", `{"name":"x","networks":[""]}`, "no network"},
+		{"POST", "users/bob/tokens", `{"networks":[" , "]}`, "no network"},
 		{"POST", "users", `{"name":"x","mail":"a\nb"}`, "mail"},
 		{"PATCH", "users/bob", `{"name":"alice"}`, `"name"`},
 		{"PUT", "users/bob/password", `{}`, "at least"},
