@@ -239,7 +239,7 @@ func (h *Handler) serve(w *web.Response, r *http.Request, local bool) error {
 		h.record(c, row.action, err)
 	}
 	if err != nil {
-		return known(err)
+		return known(auth.Answer(w.Header(), err))
 	}
 	return reply(w, answer)
 }
