@@ -58,13 +58,16 @@ func (m *management) addFlags(flags *pflag.FlagSet) {
 func (m *management) group(use, short string, subs ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short}
 	m.addFlags(cmd.PersistentFlags())
+	addCommands(cmd, subs...)
+	return cmd
+}
+
+// addCommands adds commands on a management, whose help says which registry they work on.
+func addCommands(cmd *cobra.Command, subs ...*cobra.Command) {
 	for _, sub := range subs {
-		if sub.Runnable() {
-			sub.Long = strings.TrimSuffix(sub.Short+". "+sub.Long, " ") + managementHelp
-		}
+		sub.Long = strings.TrimSuffix(sub.Short+".\n\n"+sub.Long, "\n\n") + managementHelp
 	}
 	cmd.AddCommand(subs...)
-	return cmd
 }
 
 // run makes the RunE of a command.

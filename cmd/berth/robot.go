@@ -11,16 +11,14 @@ import (
 
 func newRobotCommand() *cobra.Command {
 	m := new(management)
-	secret := &cobra.Command{Use: "secret", Short: "Manage the secrets of robots"}
 	cmd := m.group("robot", "Manage the accounts of programs",
 		newRobotAddCommand(m), newRobotListCommand(m), newRobotShowCommand(m), newRobotSetCommand(m),
 		deleteCommand(m, "[ORG+]NAME", "Delete a robot, with its secrets and grants", "robots", func(name string) string { return robotPath(name) }))
-	subs := []*cobra.Command{newSecretAddCommand(m), newSecretListCommand(m), newSecretRevokeCommand(m), newSecretRotateCommand(m)}
-	for _, sub := range subs {
-		sub.Long = strings.TrimSuffix(sub.Short+". "+sub.Long, " ") + managementHelp
-	}
-	secret.AddCommand(subs...)
-	cmd.AddCommand(secret)
+	secret := &cobra.Command{Use: "secret", Short: "Manage the secrets of robots"}
+	addCommands(secret, newSecretAddCommand(m), newSecretListCommand(m), newSecretRevokeCommand(m), newSecretRotateCommand(m))
+	trust := &cobra.Command{Use: "trust", Short: "Manage whose tokens stand for robots"}
+	addCommands(trust, newRobotTrustCommands(m)...)
+	cmd.AddCommand(secret, trust)
 	return cmd
 }
 

@@ -140,6 +140,9 @@ func robotRoutes(parent string, right right) []route {
 		{"POST", parent + "robots/{robot}/secrets", right, "secret.create", (*Handler).createSecret},
 		{"POST", parent + "robots/{robot}/secrets/rotate", right, "secret.rotate", (*Handler).rotateSecrets},
 		{"DELETE", parent + "robots/{robot}/secrets/{id}", right, "secret.revoke", (*Handler).revokeSecret},
+		{"GET", parent + "robots/{robot}/trust", right, "", (*Handler).listTrust},
+		{"POST", parent + "robots/{robot}/trust", right, "trust.add", (*Handler).addTrust},
+		{"DELETE", parent + "robots/{robot}/trust/{id}", right, "trust.remove", (*Handler).removeTrust},
 	}
 }
 
@@ -236,7 +239,7 @@ func (h *Handler) serve(w *web.Response, r *http.Request, local bool) error {
 		h.record(c, row.action, err)
 	}
 	if err != nil {
-		return known(err)
+		return known(auth.Answer(w.Header(), err))
 	}
 	return reply(w, answer)
 }

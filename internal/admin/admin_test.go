@@ -107,6 +107,8 @@ func TestBadInput(t *testing.T) {
 		{"POST", "users", `{"name":"x","expires":5}`, "a time is"},
 		{"POST", "users", `{"name":"x","networks":["10.0.0.0/33"]}`, "10.0.0.0/33"},
 		{"POST", "users", `{"name":"x","networks":[` + strings.Repeat(`"::1",`, 50) + `"::1"]}`, "50 networks"},
+		{"POST", "users", `{"name":"x","networks":[""]}`, "no network"},
+		{"POST", "users/bob/tokens", `{"networks":[" , "]}`, "no network"},
 		{"POST", "users", `{"name":"x","mail":"a\nb"}`, "mail"},
 		{"PATCH", "users/bob", `{"name":"alice"}`, `"name"`},
 		{"PUT", "users/bob/password", `{}`, "at least"},
@@ -666,5 +668,49 @@ func TestSecretsAreNowhere(t *testing.T) {
 				t.Errorf("%s has %q", where, s)
 			}
 		}
+	}
+}
+
+// Trust rules have credentials of their own kind, which no command about secrets touches.
+func TestTrust(t *testing.T) {
+	w := newWorld(t)
+	_, root := w.administrator("root")
+	w.organization("team", "")
+	ci := w.robot("team", "ci")
+	const robot = "organizations/team/robots/ci"
+	var r TrustRule
+	w.want(201, root, "POST", robot+"/trust", trustExample, &r)
+	if r.Issuer != "https://token.actions.githubusercontent.com" || r.Audience != "registry.example.com" || r.Claims["repository"] != "octo-org/app" || len(r.Advice) == 0 {
+		t.Errorf("made %+v", r)
+	}
+	for body, says := range map[string]string{
+		`{"issuer":"https://token.actions.githubusercontent.com","audience":"x","claims":{"repository":"*/app"}}`: "anyone can get a token there",
+		`{"issuer":"https://token.actions.githubusercontent.com","claims":{"repository":"octo-org/app"}}`:         "no audience",
+		`{"issuer":"ftp://x","audience":"x","claims":{"sub":"x"}}`:                                                "",
+		`{"issuer":"https://x.example","audience":"x","claims":{"sub":5}}`:                                        "",
+		`{"issuer":"https://x.example","audience":"x","rules":{}}`:                                                `"rules"`,
+	} {
+		if m := w.message(w.want(400, root, "POST", robot+"/trust", body, nil)); !strings.Contains(m, says) {
+			t.Errorf("%s: %s", body, m)
+		}
+	}
+	credential := w.credentialID(ci)
+	w.want(404, root, "DELETE", robot+"/secrets/"+credential, "", nil)
+	var secrets Page[Credential]
+	w.want(201, root, "POST", robot+"/secrets/rotate", `{"overlap":"0s"}`, nil)
+	if w.want(200, root, "GET", robot+"/secrets", "", &secrets); len(secrets.Items) != 1 || secrets.Items[0].Name != "" {
+		t.Errorf("the secrets are %+v", secrets.Items)
+	}
+	all, err := w.db.Credentials(t.Context(), ci.ID)
+	if err != nil || len(all) != 2 || all[0].Kind != meta.TrustCredential || !all[0].Expires.IsZero() {
+		t.Errorf("rotation touched what the trust rule has: %+v, %v", all, err)
+	}
+	other := w.trust(w.robot("team", "other"))
+	w.want(404, root, "DELETE", robot+"/trust/"+other, "", nil)
+	w.want(204, root, "DELETE", robot+"/trust/"+text(r.ID), "", nil)
+	w.want(404, root, "DELETE", robot+"/trust/"+text(r.ID), "", nil)
+	var rules Page[TrustRule]
+	if w.want(200, root, "GET", robot+"/trust", "", &rules); len(rules.Items) != 0 {
+		t.Errorf("the rules are %+v", rules.Items)
 	}
 }

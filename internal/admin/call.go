@@ -252,6 +252,9 @@ func networksOf(list []string) (access.Networks, error) {
 	var all access.Networks
 	for _, s := range list {
 		n, err := access.ParseNetworks(clip(s))
+		if err == nil && len(n) == 0 {
+			err = fmt.Errorf("%q is no network", clip(s)) // and none stands for everywhere
+		}
 		if err != nil {
 			return nil, errInvalid("%v", err)
 		}

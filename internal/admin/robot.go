@@ -182,7 +182,7 @@ func (h *Handler) rotateSecrets(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	old, err := h.opts.DB.Credentials(c.Context(), a.ID)
+	old, err := h.secrets(c, a)
 	if err != nil {
 		return nil, err
 	}

@@ -99,6 +99,13 @@ var routeTests = []struct {
 	{"POST", "organizations/{organization}/robots/{robot}/secrets/rotate", "organizations/team/robots/deploy/secrets/rotate", `{"overlap":"0s"}`, 201, owners},
 	{"DELETE", "organizations/{organization}/robots/{robot}/secrets/{id}", "organizations/team/robots/deploy/secrets/{deploySecret}", "", 204, owners},
 
+	{"GET", "robots/{robot}/trust", "robots/backup/trust", "", 200, administrators},
+	{"POST", "robots/{robot}/trust", "robots/backup/trust", trustExample, 201, administrators},
+	{"DELETE", "robots/{robot}/trust/{id}", "robots/backup/trust/{backupTrust}", "", 204, administrators},
+	{"GET", "organizations/{organization}/robots/{robot}/trust", "organizations/team/robots/deploy/trust", "", 200, owners},
+	{"POST", "organizations/{organization}/robots/{robot}/trust", "organizations/team/robots/deploy/trust", trustExample, 201, owners},
+	{"DELETE", "organizations/{organization}/robots/{robot}/trust/{id}", "organizations/team/robots/deploy/trust/{deployTrust}", "", 204, owners},
+
 	{"GET", "grants", "grants", "", 200, administrators},
 	{"POST", "grants", "grants", `{"account":"person","role":"reader"}`, 201, administrators},
 	{"DELETE", "grants/{id}", "grants/{grantEverywhere}", "", 204, administrators},
@@ -190,7 +197,7 @@ func cast(w *world) (callers map[string]who, replace *strings.Replacer) {
 	w.repository("team/app")
 	return callers, strings.NewReplacer(
 		"{token}", w.credentialID(victim), "{backupSecret}", w.credentialID(backup), "{deploySecret}", w.credentialID(deploy),
-		"{grantEverywhere}", text(grantEverywhere), "{grant}", text(w.grant("team", "victim", access.Reader)))
+		"{backupTrust}", w.trust(backup), "{deployTrust}", w.trust(deploy), "{grantEverywhere}", text(grantEverywhere), "{grant}", text(w.grant("team", "victim", access.Reader)))
 }
 
 // What another site's page sends is refused, be it signed.

@@ -3,6 +3,7 @@ package admin
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -73,7 +74,7 @@ const maxCredentials = 100
 
 // credentials answers with those of an account.
 func (h *Handler) credentials(c *call, a *meta.Account) (any, error) {
-	all, err := h.opts.DB.Credentials(c.Context(), a.ID)
+	all, err := h.secrets(c, a)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +85,12 @@ func (h *Handler) credentials(c *call, a *meta.Account) (any, error) {
 		}
 		return all[:min(n, len(all))], err
 	}, func(c *meta.Credential) string { return strconv.FormatInt(c.ID, 10) }, credentialOf(a.Name))
+}
+
+// secrets returns the credentials of an account that have a secret; those of trust rules go with the rules.
+func (h *Handler) secrets(c *call, a *meta.Account) ([]*meta.Credential, error) {
+	all, err := h.opts.DB.Credentials(c.Context(), a.ID)
+	return slices.DeleteFunc(all, func(c *meta.Credential) bool { return c.Kind == meta.TrustCredential }), err
 }
 
 // afterID reads the parameter after of a list by id.
@@ -100,7 +107,7 @@ func afterID(s string) (int64, error) {
 
 // addCredential gives an account a credential.
 func (h *Handler) addCredential(c *call, a *meta.Account, n *meta.Credential) (any, error) {
-	all, err := h.opts.DB.Credentials(c.Context(), a.ID)
+	all, err := h.secrets(c, a)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +135,15 @@ func (h *Handler) revoke(c *call, a *meta.Account) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = h.opts.DB.DeleteCredential(c.Context(), a.ID, id); errors.Is(err, meta.ErrNotFound) {
+	all, err := h.secrets(c, a)
+	if err != nil {
+		return nil, err
+	}
+	err = meta.ErrNotFound
+	if slices.ContainsFunc(all, func(c *meta.Credential) bool { return c.ID == id }) {
+		err = h.opts.DB.DeleteCredential(c.Context(), a.ID, id)
+	}
+	if errors.Is(err, meta.ErrNotFound) {
 		err = errNotFound("no credential %d of %s", id, a.Name)
 	}
 	return nil, err

@@ -266,3 +266,15 @@ func (w *world) credentialID(a *meta.Account) string {
 }
 
 func text(id int64) string { return strconv.FormatInt(id, 10) }
+
+const trustExample = `{"issuer":"https://token.actions.githubusercontent.com","audience":"registry.example.com","claims":{"repository":"octo-org/app"}}`
+
+// trust gives a robot a trust rule and returns its id.
+func (w *world) trust(a *meta.Account) string {
+	w.Helper()
+	r := &meta.TrustRule{Account: a.Name, Issuer: "https://token.actions.githubusercontent.com", Rule: trustExample, Created: time.Now()}
+	if err := w.db.AddTrustRule(w.Context(), r); err != nil {
+		w.Fatal(err)
+	}
+	return text(r.ID)
+}

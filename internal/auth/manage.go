@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -14,22 +15,23 @@ import (
 // the organization's repositories only is not enough, since who manages can give themselves the others.
 func (a *Auth) Administers(ctx context.Context, id *Identity, organization string) (access.Decision, error) {
 	d, facts, err := a.Decide(ctx, id, access.Admin, oci.Repository(organization), "")
-	if err != nil || !d.Allowed {
+	if err != nil || d.Unknown || facts.Account == nil {
 		return d, err
 	}
-	if c := facts.Credential; c != nil && !covers(c.Repositories, organization) {
-		return access.Deny("the credential is for some repositories only"), nil
-	}
-	if facts.Account.Admin {
+	switch c := facts.Credential; {
+	case organization == "" && !facts.Account.Admin:
+		return access.Deny("not an administrator of the registry"), nil
+	case !d.Allowed:
+		return d, nil
+	case c != nil && !covers(c.Repositories, organization):
+		return access.Deny(fmt.Sprintf("the credential %q is for some repositories only", c.Name)), nil
+	case facts.Account.Admin:
 		return d, nil
 	}
 	for i := range facts.Grants {
-		if g := &facts.Grants[i]; organization != "" && g.Actions.Has(access.Admin) && covers(g.Repositories, organization) {
+		if g := &facts.Grants[i]; g.Actions.Has(access.Admin) && covers(g.Repositories, organization) {
 			return access.Allow(g.String()), nil
 		}
-	}
-	if organization == "" {
-		return access.Deny("not an administrator of the registry"), nil
 	}
 	return access.Deny("no grant allows admin on all of the organization"), nil
 }
