@@ -52,7 +52,7 @@ func secretKind(s string) (meta.CredentialKind, bool) {
 			continue
 		}
 		b, err := secretEncoding.DecodeString(rest)
-		if err != nil || len(b) != secretRandom+4 {
+		if err != nil || len(b) != secretRandom+4 || secretEncoding.EncodeToString(b) != rest { // the last letter has bits to spare
 			return "", false
 		}
 		sum := crc32.ChecksumIEEE(append([]byte(prefix), b[:secretRandom]...))
