@@ -64,16 +64,25 @@ func (a Address) literal() (netip.Addr, bool) {
 // exposed tells whether other machines can connect to a listener at ip.
 func exposed(ip netip.Addr) bool { return !ip.Unmap().IsLoopback() }
 
+// guarded tells whether something decides who may use the registry. This is the only place that knows.
+func (c *Config) guarded() bool {
+	return c.TLS.on() && c.TLS.ClientCA != "" && c.TLS.ClientCertificate == PresenceRequired
+}
+
 // checkExposure refuses to serve the registry at ip, which a stands for, when that would
 // open it to everyone.
 func (c *Config) checkExposure(a Address, ip netip.Addr) error {
-	if c.InsecureOpen || !exposed(ip) {
+	if c.InsecureOpen || c.guarded() || !exposed(ip) {
 		return nil
 	}
 	_, port, _ := net.SplitHostPort(string(a))
-	return fmt.Errorf("%s can be reached from other machines, and there is neither access control nor TLS: "+
-		"everyone there could pull, push and delete. Listen on 127.0.0.1:%s behind a proxy that does both, "+
-		"or set insecure_open: true (--insecure-open, BERTH_INSECURE_OPEN=true) to allow it", a, port)
+	lack, instead := "neither access control nor TLS", "does both"
+	if c.TLS.on() {
+		lack, instead = "no access control", "does that, ask clients for certificates (tls.client_ca, tls.client_certificate: required)"
+	}
+	return fmt.Errorf("%s can be reached from other machines, and there is %s: "+
+		"everyone there could pull, push and delete. Listen on 127.0.0.1:%s behind a proxy that %s, "+
+		"or set insecure_open: true (--insecure-open, BERTH_INSECURE_OPEN=true) to allow it", a, lack, port, instead)
 }
 
 // checkMetricsExposure is checkExposure for the listener of the metrics.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/blob/s3"
+	"github.com/berthregistry/berth/internal/certificate"
 	"github.com/berthregistry/berth/internal/distribution"
 	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/job"
@@ -27,8 +28,8 @@ func BlobFolder(data string) string { return filepath.Join(data, "blobs") }
 
 // build makes the application that a server serves. Background work that it
 // starts ends when ctx does, which is after the last request; the function that it
-// returns waits for that and closes what was opened.
-func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics, ready *Readiness) (http.Handler, func() error, error) {
+// returns waits for that and closes what was opened. With ACME, certificates are ordered for certs.
+func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics, ready *Readiness, certs *certificate.Store) (http.Handler, func() error, error) {
 	store, err := openBlobs(ctx, cfg, observeBucket(metrics))
 	if err != nil {
 		return nil, nil, err
@@ -77,7 +78,15 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		ReadOnly:       cfg.ReadOnly,
 	})
 
+	runner := job.New(db, job.Options{Log: log})
+	authority, err := openACME(ctx, cfg, log, certs, db, runner)
+	if err != nil {
+		return nil, nil, errors.Join(err, storage.Close())
+	}
 	var background sync.WaitGroup
+	if authority != nil {
+		background.Go(func() { authority.Run(ctx) })
+	}
 	if cfg.Collection.Interval > 0 && !cfg.ReadOnly {
 		collector := gc.New(db, store, gc.Options{
 			Log:          log,
@@ -89,7 +98,6 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		if bucket, ok := store.(*s3.Store); ok {
 			jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
 		}
-		runner := job.New(db, job.Options{Log: log})
 		background.Go(func() { runner.Run(ctx, jobs...) })
 	}
 	return server.Handler(protocol.Serve), func() error {
