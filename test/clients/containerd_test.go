@@ -279,27 +279,13 @@ func archive(t testing.TB, dir, path string) {
 // The commands that "berth cert self-signed" prints make containerd trust the server, which wants its certificate, too.
 func TestContainerdWithTLS(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "tls")
-	cert := func(args ...string) string {
-		t.Helper()
-		out, err := exec.Command(harness.Binary(t), append([]string{"cert"}, append(args, "--out", dir)...)...).Output()
-		if err != nil {
-			t.Fatalf("berth cert %q: %v", args, err)
-		}
-		return string(out)
-	}
-	const port = "5000" // what is printed for it is changed to the port that the server gets
-	printed := cert("self-signed", "127.0.0.1", "--port", port)
-	cert("client", "containerd")
-	file := func(name string) string { return filepath.Join(dir, name) }
-	s := harness.Start(t, harness.Settings{TLS: true, Env: []string{"BERTH_TLS_CERTIFICATE=" + file("server.crt"), "BERTH_TLS_KEY=" + file("server.key"),
-		"BERTH_TLS_CLIENT_CA=" + file("ca.crt"), "BERTH_TLS_CLIENT_CERTIFICATE=required"}})
+	s := newSecure(t, "containerd")
 	c := newCtrFor(t, s.Addr)
 
-	_, commands, _ := strings.Cut(printed, "# containerd, for ")
+	_, commands, _ := strings.Cut(s.printed, "# containerd, for ")
 	_, commands, _ = strings.Cut(commands, "\n")
 	commands, _, _ = strings.Cut(commands, "\n\n")
-	commands = strings.NewReplacer("sudo ", "", "/etc/containerd/certs.d", c.hosts, "127.0.0.1:"+port, s.Addr).Replace(commands)
+	commands = strings.NewReplacer("sudo ", "", "/etc/containerd/certs.d", c.hosts, s.printedFor, s.Addr).Replace(commands)
 	if out, err := exec.Command("sh", "-ec", commands).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", commands, err, out)
 	}
@@ -316,7 +302,7 @@ func TestContainerdWithTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text = fmt.Appendf(text, "  client = [[%q, %q]]\n", file("containerd.crt"), file("containerd.key"))
+	text = fmt.Appendf(text, "  client = [[%q, %q]]\n", s.file("containerd.crt"), s.file("containerd.key"))
 	if err := os.WriteFile(toml, text, 0o644); err != nil {
 		t.Fatal(err)
 	}
