@@ -247,6 +247,9 @@ func TestOneNodeOrders(t *testing.T) {
 	}
 	for _, n := range nodes {
 		ordered += n.ordered()
+		if strings.Contains(n.log.String(), "certificate cannot be had") {
+			t.Error("a node got in the way of another:", n.log)
+		}
 	}
 	if ordered != 1 {
 		t.Errorf("%d certificates were ordered", ordered)
