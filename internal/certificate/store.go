@@ -168,7 +168,8 @@ func newConfig() *tls.Config {
 }
 
 // Config returns the configuration of a server. It chooses among certificates by the name that the client asks for, and
-// always among the latest. A connection whose negotiated protocol is ChallengeProtocol must be closed after the handshake.
+// always among the latest. A connection whose negotiated protocol is ChallengeProtocol must end with the handshake, as net/http
+// sees to.
 func (s *Store) Config() *tls.Config {
 	c := newConfig()
 	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {

@@ -3,7 +3,6 @@ package server
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
@@ -80,15 +79,12 @@ func openACME(ctx context.Context, cfg *Config, log *slog.Logger, store *certifi
 	return certificate.NewACME(ctx, store, db, jobs, opts)
 }
 
-// useTLS makes a server speak TLS. A connection on which an authority has made its challenge ends there: it may
-// have come about without a client's certificate.
+// useTLS makes a server speak TLS. A connection on which an authority has made its challenge may have come about without a
+// client's certificate. net/http closes it, as any whose protocol it does not speak.
 func useTLS(srv *http.Server, certs *certificate.Store) {
 	srv.TLSConfig = certs.Config()
 	srv.Protocols.SetUnencryptedHTTP2(false)
 	srv.Protocols.SetHTTP2(true)
-	srv.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){
-		certificate.ChallengeProtocol: func(_ *http.Server, c *tls.Conn, _ http.Handler) { _ = c.Close() },
-	}
 }
 
 // challengePath is where an authority looks for the answer to HTTP-01 (RFC 8555 section 8.3).

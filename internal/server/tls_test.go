@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -181,42 +180,6 @@ func selfSigned(t *testing.T) *tls.Config {
 		t.Error(err)
 	}
 	return &tls.Config{Certificates: []tls.Certificate{pair}}
-}
-
-// What an authority's challenge has negotiated, for which no certificate of a client is asked, is no way in.
-func TestChallengeProtocolServesNothing(t *testing.T) {
-	var c Config
-	withTLS(t, &c)
-	certs, err := openCertificates(&c, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := &http.Server{Protocols: new(http.Protocols), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0), Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		t.Error("a request is served")
-	})}
-	srv.Protocols.SetHTTP1(true)
-	useTLS(srv, certs)
-	srv.TLSConfig = selfSigned(t)
-	srv.TLSConfig.NextProtos = []string{certificate.ChallengeProtocol}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go srv.ServeTLS(l, "", "")
-	defer srv.Close()
-	conn, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{certificate.ChallengeProtocol}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if got := conn.ConnectionState().NegotiatedProtocol; got != certificate.ChallengeProtocol {
-		t.Fatalf("the protocol is %q", got)
-	}
-	_, _ = io.WriteString(conn, "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-	conn.SetReadDeadline(time.Now().Add(patience))
-	if b, err := io.ReadAll(conn); len(b) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the connection answers %q, %v", b, err)
-	}
 }
 
 func TestRedirectListener(t *testing.T) {
