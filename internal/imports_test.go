@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"internal/registry":      {"internal/blob", "internal/meta", "internal/oci", "internal/upstream"},
 	"internal/gc":            {"internal/blob", "internal/meta"},
 	"internal/job":           {"internal/meta"},
+	"internal/certificate":   {"internal/job", "internal/meta"},
 	"internal/fsck":          {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/move":          {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/web":           {"internal/oci"},
@@ -43,10 +44,10 @@ var allowed = map[string][]string{
 	"internal/admin":         {"internal/access", "internal/auth", "internal/auth/oidc", "internal/meta", "internal/oci", "internal/web"},
 	"internal/server": {
 		"internal/admin", "internal/auth", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/token",
-		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job",
+		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/certificate", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job",
 		"internal/meta", "internal/oci", "internal/registry", "internal/upstream", "internal/web",
 	},
-	"cmd/berth": {"internal/access", "internal/admin", "internal/auth/oidc", "internal/blob/fs", "internal/fsck", "internal/meta", "internal/move", "internal/oci", "internal/server", "internal/upstream"},
+	"cmd/berth": {"internal/access", "internal/admin", "internal/auth/oidc", "internal/blob/fs", "internal/certificate", "internal/fsck", "internal/meta", "internal/move", "internal/oci", "internal/server", "internal/upstream"},
 }
 
 // outside says what the packages beside internal and cmd may import, tests included. They drive the

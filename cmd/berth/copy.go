@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -65,6 +66,11 @@ Layers that are fetched from elsewhere ("foreign", as in Windows base images) ar
 	flags.BoolVar(&c.dst.plainHTTP, "dst-plain-http", false, "--plain-http for DST alone")
 	flags.BoolVar(&c.src.insecure, "src-insecure", false, "--insecure for SRC alone")
 	flags.BoolVar(&c.dst.insecure, "dst-insecure", false, "--insecure for DST alone")
+	for end, conn := range map[string]*connection{"src": &c.src, "dst": &c.dst} {
+		upper := strings.ToUpper(end)
+		flags.StringVar(&conn.cert, end+"-cert", "", "--cert for "+upper+" alone, `FILE`")
+		flags.StringVar(&conn.key, end+"-key", "", "--key for "+upper+" alone, `FILE`")
+	}
 	return cmd
 }
 
@@ -118,11 +124,7 @@ func (c *copyCommand) run(ctx context.Context, opt upstream.CopyOptions) error {
 
 // connect returns clients of both repositories, which share the registry's if it is the same.
 func (c *copyCommand) connect(ctx context.Context) (from, to *upstream.Repository, err error) {
-	src, dst := c.conn, c.conn
-	src.plainHTTP = src.plainHTTP || c.src.plainHTTP
-	src.insecure = src.insecure || c.src.insecure
-	dst.plainHTTP = dst.plainHTTP || c.dst.plainHTTP
-	dst.insecure = dst.insecure || c.dst.insecure
+	src, dst := c.conn.with(c.src), c.conn.with(c.dst)
 	client, err := src.client(ctx, c.from.host)
 	if err != nil {
 		return nil, nil, err

@@ -23,6 +23,12 @@ func explain(err error) string {
 	return text
 }
 
+// What a server says to a client with a certificate that it does not trust (RFC 8446 section 6.2).
+const (
+	alertBadCertificate   = 42
+	alertUnknownAuthority = 48
+)
+
 func hint(err error) string {
 	host := "HOST"
 	var op *upstream.OpError
@@ -35,6 +41,7 @@ func hint(err error) string {
 		name      x509.HostnameError
 		cert      *tls.CertificateVerificationError
 		record    tls.RecordHeaderError
+		alert     tls.AlertError
 		dns       *net.DNSError
 	)
 	switch {
@@ -44,6 +51,8 @@ func hint(err error) string {
 		return "pass the certificate of its authority with --ca FILE, or --insecure to trust any"
 	case errors.As(err, &name), errors.As(err, &cert):
 		return "pass --insecure to connect nevertheless"
+	case op != nil && op.Unproven, errors.As(err, &alert) && (alert == alertBadCertificate || alert == alertUnknownAuthority):
+		return fmt.Sprintf("%s wants a certificate of yours that it trusts: pass it with --cert FILE and --key FILE", host)
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
 		return fmt.Sprintf("if %s speaks HTTP without TLS, pass --plain-http", host)
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -23,6 +23,7 @@ and podman login keep.`,
 	root.AddCommand(
 		newServeCommand(),
 		newConfigCommand(),
+		newCertCommand(),
 		newRepoCommand(),
 		newTagCommand(),
 		newManifestCommand(),

@@ -32,13 +32,14 @@ func (m testMain) Run() int { return harness.Main(m.M) }
 
 // TestScripts runs the command line as people do. Scripts find these registries:
 // $BERTH_REGISTRY and $OTHER are servers, $SECURE is one with TLS whose certificate is in
-// $CERT, $GUARDED is the first behind a password.
+// $CERT, $GUARDED is the first behind a password, $MUTUAL wants certificates of clients, which are in $CERTS as those of alice.
 func TestScripts(t *testing.T) {
 	first := harness.Start(t, harness.Settings{})
 	other := harness.Start(t, harness.Settings{})
 	cert := harness.NewCert(t)
 	secure := harness.TLSFront(t, harness.Start(t, harness.Settings{}).Addr, cert)
 	guarded := newGuarded(t, first)
+	mutual, certs := newMutual(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -52,6 +53,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SECURE", secure)
 			env.Setenv("GUARDED", guarded)
 			env.Setenv("CERT", cert.CertFile)
+			env.Setenv("MUTUAL", mutual)
+			env.Setenv("CERTS", certs)
 			return os.MkdirAll(home, 0o755)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -82,6 +85,21 @@ func newGuarded(t *testing.T, s *harness.Server) string {
 	}))
 	t.Cleanup(front.Close)
 	return strings.TrimPrefix(front.URL, "http://")
+}
+
+// newMutual returns the address of a server that wants certificates of clients, and the folder of its authority.
+func newMutual(t *testing.T) (addr, certs string) {
+	certs = filepath.Join(t.TempDir(), "certs")
+	for _, args := range [][]string{{"self-signed", "127.0.0.1"}, {"client", "alice"}} {
+		if out, err := exec.Command(harness.Binary(t), append([]string{"cert"}, append(args, "--out", certs)...)...).CombinedOutput(); err != nil {
+			t.Fatalf("berth cert: %v\n%s", err, out)
+		}
+	}
+	s := harness.Start(t, harness.Settings{TLS: true, Env: []string{
+		"BERTH_TLS_CERTIFICATE=" + filepath.Join(certs, "server.crt"), "BERTH_TLS_KEY=" + filepath.Join(certs, "server.key"),
+		"BERTH_TLS_CLIENT_CA=" + filepath.Join(certs, "ca.crt"), "BERTH_TLS_CLIENT_CERTIFICATE=required",
+	}})
+	return s.Addr, certs
 }
 
 // scriptExits is "exits CODE program args...": the program must end with the code.

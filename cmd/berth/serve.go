@@ -69,11 +69,16 @@ func addConfigFlags(flags *pflag.FlagSet) func() server.Places {
 	// errors and forms are the same.
 	keys := []string{
 		"listen", "data", "insecure_open", "log.level", "log.format", "metrics.listen",
+		"tls.certificate", "tls.key", "tls.client_ca", "tls.client_certificate",
 		"database", "storage.s3.bucket", "storage.s3.endpoint", "storage.s3.region",
 	}
 	flags.String("listen", "", "serve at `ADDRESS`: HOST:PORT, :PORT or unix:PATH (default 127.0.0.1:5000)")
 	flags.String("data", "", "keep everything in `FOLDER` (default ./berth-data)")
-	flags.Bool("insecure-open", false, "allow to listen beyond this machine without access control or TLS")
+	flags.Bool("insecure-open", false, "allow to listen beyond this machine without access control")
+	flags.String("tls-certificate", "", "serve with TLS and the certificate and chain in `FILE` (PEM)")
+	flags.String("tls-key", "", "the key of that certificate, in `FILE` (PEM)")
+	flags.String("tls-client-ca", "", "verify clients' certificates with those in `FILE` (PEM)")
+	flags.String("tls-client-certificate", "", "whether clients need a certificate: optional or required (default optional)")
 	flags.String("database", "", "keep metadata in the PostgreSQL database of this `URL`, or file:PATH, instead of the data folder")
 	flags.String("storage-s3-bucket", "", "keep blobs in this `BUCKET` instead of the data folder")
 	flags.String("storage-s3-endpoint", "", "reach the bucket at this `URL` (default that of AWS)")

@@ -64,6 +64,10 @@ func (s *Server) Serve(l net.Listener) error {
 	return s.http.Serve(ours)
 }
 
+// ServeTLS is Serve with the TLSConfig of the http.Server, and leaves every connection to net/http: beside what TLS costs,
+// little can be saved, and most clients speak HTTP/2 there. Of Serve and ServeTLS, one may be called.
+func (s *Server) ServeTLS(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
+
 // Shutdown stops accepting, closes idle connections, and waits until the requests under way
 // have been answered, or for ctx, whose error it returns then.
 func (s *Server) Shutdown(ctx context.Context) error {

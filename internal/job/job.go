@@ -72,6 +72,22 @@ func (r *Runner) Run(ctx context.Context, jobs ...Job) {
 	all.Wait()
 }
 
+// Now runs a job at once, unless it is being run already, and tells whether it did. What came of it is noted.
+func (r *Runner) Now(ctx context.Context, j Job) (ran bool, err error) {
+	for range 2 { // of a job that nobody has heard of, the first only takes note
+		asked := time.Now()
+		started, _, err := r.db.StartJob(ctx, j.Name, r.holder, 0, r.lease)
+		if err != nil {
+			return false, err
+		}
+		if started {
+			r.run(ctx, j, asked.Add(r.lease))
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // repeat runs one job again and again.
 func (r *Runner) repeat(ctx context.Context, j Job) {
 	wait := time.Duration(0)

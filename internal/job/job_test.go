@@ -110,6 +110,47 @@ func TestOneRunsAtATime(t *testing.T) {
 }
 
 // What came of the last run is noted, and a failure or a panic is not the end.
+// Of nodes that want to run a job now one does, and the others learn that they did not.
+func TestNow(t *testing.T) {
+	onEach(t, func(t *testing.T, open func() *meta.DB) {
+		var runs atomic.Int64
+		runner := func() *job.Runner {
+			return job.New(open(), job.Options{Log: slog.New(slog.DiscardHandler), Lease: 5 * time.Second})
+		}
+		begun, end := make(chan struct{}), make(chan struct{})
+		work := job.Job{Name: "work", Run: func(context.Context) (string, error) {
+			runs.Add(1)
+			begun <- struct{}{}
+			<-end
+			return "done", nil
+		}}
+		first := make(chan error, 1)
+		go func() {
+			ran, err := runner().Now(t.Context(), work)
+			if !ran && err == nil {
+				err = errors.New("it did not run")
+			}
+			first <- err
+		}()
+		<-begun
+		if ran, err := runner().Now(t.Context(), work); ran || err != nil {
+			t.Errorf("beside another: %v, %v", ran, err)
+		}
+		end <- struct{}{}
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+		go func() { <-begun; end <- struct{}{} }()
+		again := open()
+		if ran, err := job.New(again, job.Options{Log: slog.New(slog.DiscardHandler)}).Now(t.Context(), work); !ran || err != nil {
+			t.Errorf("after another: %v, %v", ran, err)
+		}
+		if j := only(t, again); runs.Load() != 2 || j.Result != "done" || j.Holder != "" {
+			t.Errorf("%d runs, %+v", runs.Load(), j)
+		}
+	})
+}
+
 func TestOutcomeIsNoted(t *testing.T) {
 	onEach(t, func(t *testing.T, open func() *meta.DB) {
 		db := open()

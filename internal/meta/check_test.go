@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -242,5 +243,13 @@ func TestSettings(t *testing.T) {
 	}
 	if v, err := db.SettingOr(t.Context(), "key", []byte("late")); err != nil || string(v) != first {
 		t.Errorf("%q, %v, want %q", v, err, first)
+	}
+	for range 2 { // the second finds nothing
+		if err := db.DeleteSetting(t.Context(), "key"); err != nil {
+			t.Error(err)
+		}
+	}
+	if v, err := db.Setting(t.Context(), "key"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("what was deleted is %q, %v", v, err)
 	}
 }

@@ -117,6 +117,7 @@ func exercise(t *testing.T, db *DB) {
 	_, err = db.SettingOr(ctx, "s", []byte("v"))
 	must(err)
 	must(db.SetSetting(ctx, "s", []byte("w")))
+	must(db.DeleteSetting(ctx, "s"))
 	u := Upload{ID: "u", Repository: "r", Key: "k", Algorithm: oci.SHA256, Updated: at(0)}
 	save(t, db, u, true)
 	save(t, db, u, false)

@@ -37,3 +37,11 @@ func (db *DB) SettingOr(ctx context.Context, name string, value []byte) ([]byte,
 	}
 	return db.Setting(ctx, name)
 }
+
+// DeleteSetting forgets a fact of the installation, which may not be there.
+func (db *DB) DeleteSetting(ctx context.Context, name string) error {
+	return db.update(ctx, func(t *tx) error {
+		_, err := t.exec(`DELETE FROM setting WHERE name = $1`, name)
+		return err
+	})
+}

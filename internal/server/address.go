@@ -64,24 +64,34 @@ func (a Address) literal() (netip.Addr, bool) {
 // exposed tells whether other machines can connect to a listener at ip.
 func exposed(ip netip.Addr) bool { return !ip.Unmap().IsLoopback() }
 
+// guarded tells whether something decides who may use the registry. This is the only place that knows.
+func (c *Config) guarded() bool {
+	if c.Auth.Enabled { // which is worth something only where nobody reads along: TLS ends here, or before
+		return c.TLS.on() || strings.HasPrefix(string(c.ExternalURL), "https://")
+	}
+	return c.TLS.on() && c.TLS.ClientCA != "" && c.TLS.ClientCertificate == PresenceRequired
+}
+
 // checkExposure refuses to serve the registry at ip, which a stands for, when that would
 // open it to everyone.
 func (c *Config) checkExposure(a Address, ip netip.Addr) error {
-	if c.InsecureOpen || !exposed(ip) {
+	if c.InsecureOpen || c.guarded() || !exposed(ip) {
 		return nil
 	}
 	_, port, _ := net.SplitHostPort(string(a))
-	if c.Auth.Enabled {
-		if strings.HasPrefix(string(c.ExternalURL), "https://") {
-			return nil // TLS ends before it
-		}
+	instead := "or set insecure_open: true (--insecure-open, BERTH_INSECURE_OPEN=true) to allow it"
+	switch {
+	case c.Auth.Enabled:
 		return fmt.Errorf("%s can be reached from other machines, and there is no TLS: passwords and tokens would be read on the way. "+
-			"Listen on 127.0.0.1:%s behind a proxy that does TLS, set external_url to the https address of a proxy on another machine, "+
-			"or set insecure_open: true (--insecure-open, BERTH_INSECURE_OPEN=true) to allow it", a, port)
+			"Set tls (\"berth cert self-signed\" makes certificates), listen on 127.0.0.1:%s behind a proxy that does TLS, set external_url to the https address of a proxy "+
+			"on another machine, %s", a, port, instead)
+	case c.TLS.on():
+		return fmt.Errorf("%s can be reached from other machines, and there is no access control: everyone there could pull, push and delete. "+
+			"Set auth.enabled: true, listen on 127.0.0.1:%s behind a proxy that has access control, ask clients for certificates (tls.client_ca, tls.client_certificate: required), %s",
+			a, port, instead)
 	}
-	return fmt.Errorf("%s can be reached from other machines, and there is neither access control nor TLS: "+
-		"everyone there could pull, push and delete. Listen on 127.0.0.1:%s behind a proxy that does both, "+
-		"or set insecure_open: true (--insecure-open, BERTH_INSECURE_OPEN=true) to allow it", a, port)
+	return fmt.Errorf("%s can be reached from other machines, and there is neither access control nor TLS: everyone there could pull, push and delete. "+
+		"Set auth.enabled: true and tls, listen on 127.0.0.1:%s behind a proxy that does both, %s", a, port, instead)
 }
 
 // checkMetricsExposure is checkExposure for the listener of the metrics.

@@ -20,8 +20,8 @@ import (
 type Config struct {
 	// Where to serve: HOST:PORT, :PORT for every address of this machine, or
 	// unix:PATH for a socket that the process's user and group may connect to.
-	// A host name is resolved once, at the start. HTTP/1.1 and HTTP/2 (h2c) are
-	// both spoken.
+	// A host name is resolved once, at the start. HTTP/1.1 and HTTP/2 are both spoken, with
+	// TLS and without (h2c).
 	Listen Address `yaml:"listen"`
 
 	// The folder that holds everything: database and blobs. It is made when it is
@@ -47,8 +47,11 @@ type Config struct {
 	// is moved. Other read-only servers can use the data folder at the same time.
 	ReadOnly bool `yaml:"read_only"`
 
-	// Allow to listen beyond this machine, although there is neither access
-	// control nor TLS: everyone who reaches the address can pull, push and delete.
+	// TLS at the address listen, and who may connect there. It is off if there are neither certificates nor hosts to order them for.
+	TLS TLS `yaml:"tls"`
+
+	// Allow to listen beyond this machine, although there is no access control: everyone
+	// who reaches the address can pull, push and delete.
 	InsecureOpen bool `yaml:"insecure_open"`
 
 	// Who may do what.
@@ -191,6 +194,71 @@ type S3 struct {
 	RedirectExpire Duration `yaml:"redirect_expire"`
 }
 
+// TLS is about the server's own TLS: versions 1.2 and 1.3. Files are read again when they change; one that cannot be used
+// leaves what was read before in use.
+type TLS struct {
+	// A file with the certificate of this server and its chain, in PEM. It is used for names that are in no other certificate, too.
+	Certificate string `yaml:"certificate"`
+
+	// The file with its key, in PEM.
+	Key string `yaml:"key"`
+
+	// More certificates, chosen by the name that a client asks for. Example:
+	//
+	//	more:
+	//	  - certificate: /etc/berth/other.crt
+	//	    key: /etc/berth/other.key
+	More []CertificateFiles `yaml:"more"`
+
+	// A file of certificates, in PEM, by which clients' certificates are verified; empty to ask clients for none.
+	ClientCA string `yaml:"client_ca"`
+
+	// Whether each client must have such a certificate: optional or required. Health checks need one then, too, but not those
+	// at the address metrics.listen.
+	ClientCertificate Presence `yaml:"client_certificate"`
+
+	// A second address, without TLS, such as :80, that sends browsers and the like to external_url, or else to the port of
+	// the setting listen. It answers the challenge HTTP-01 of ACME, too.
+	RedirectListen Address `yaml:"redirect_listen"`
+
+	// Certificates that are ordered by ACME, from Let's Encrypt or another authority, and renewed a third of their life before
+	// their end. They are kept in the database, so that all nodes share them.
+	ACME ACME `yaml:"acme"`
+}
+
+// CertificateFiles is one more certificate.
+type CertificateFiles struct {
+	// As the setting tls.certificate.
+	Certificate string `yaml:"certificate"`
+	// As the setting tls.key.
+	Key string `yaml:"key"`
+}
+
+// ACME says what to order, and where.
+type ACME struct {
+	// The names of this server, each of which gets a certificate; empty to order none. The authority must reach this server by
+	// each name: at port 443 (challenge TLS-ALPN-01), or at port 80 if there is a redirect_listen (HTTP-01).
+	Hosts []HostName `yaml:"hosts"`
+
+	// The URL of the authority's directory.
+	Directory DirectoryURL `yaml:"directory"`
+
+	// Whether the terms of service of the authority are accepted, without which it issues nothing.
+	AcceptTerms bool `yaml:"accept_terms"`
+
+	// Where the authority can reach whoever runs this server.
+	Email string `yaml:"email"`
+
+	// A file of certificates, in PEM, to trust as the directory's in place of those of the system.
+	CAFile string `yaml:"ca_file"`
+
+	// The name of a key of an account at the authority, for those that want accounts made elsewhere (external account binding).
+	EABKeyID string `yaml:"eab_key_id"`
+
+	// That key, in base64 as such authorities give it; file:PATH reads it from a file.
+	EABKey Secret `yaml:"eab_key"`
+}
+
 // Limits bound memory.
 type Limits struct {
 	// The largest manifest that is accepted. Clients count on 4MiB at least.
@@ -214,7 +282,7 @@ type Timeouts struct {
 	// The longest pause between two pieces of a body that is received or sent; of one that is sent, up to a quarter longer.
 	Idle Duration `yaml:"idle"`
 
-	// The time that a client has to send the header of a request.
+	// The time that a client has to send the header of a request, and for the handshake of TLS.
 	Header Duration `yaml:"header"`
 
 	// How long a connection stays open between two requests, or up to a quarter longer.
@@ -279,7 +347,11 @@ func Default() *Config {
 			Redirect:       Redirect{Mode: SwitchAuto},
 			RedirectExpire: Duration(15 * time.Minute),
 		}},
-		Auth:        defaultAuth(),
+		Auth: defaultAuth(),
+		TLS: TLS{
+			ClientCertificate: PresenceOptional,
+			ACME:              ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
+		},
 		Sparse:      SparseIndex,
 		Delete:      true,
 		DiskReserve: Reserve{Bytes: 1 << 30, Percent: 5},

@@ -33,6 +33,7 @@ func (c *Config) check() []Problem {
 	require(c.DatabasePool.Connections >= 2, "database_pool.connections", "%d must be at least 2", c.DatabasePool.Connections)
 	atLeast(c.DatabasePool.Timeout, 100*time.Millisecond, "database_pool.timeout")
 	c.checkS3(require)
+	c.checkTLS(require)
 
 	c.checkAuth(require)
 
@@ -81,6 +82,42 @@ func (c *Config) checkS3(require func(ok bool, key, format string, args ...any))
 	require(s.PartSize == 0 || s.PartSize >= 5<<20 && s.PartSize <= 5<<30, section+"part_size", "%s must be 0 or between 5MiB and 5GiB", s.PartSize)
 	require(s.RedirectExpire >= Duration(time.Minute) && s.RedirectExpire <= Duration(7*24*time.Hour), section+"redirect_expire",
 		"%s must be between 1m and 7d", s.RedirectExpire)
+}
+
+// checkTLS looks at the settings of TLS, most of which have no effect without certificates.
+func (c *Config) checkTLS(require func(ok bool, key, format string, args ...any)) {
+	t := c.TLS
+	const section = "tls."
+	require(t.Certificate == "" || t.Key != "", section+"key", "the key of tls.certificate is needed")
+	require(t.Key == "" || t.Certificate != "", section+"certificate", "the certificate of tls.key is needed")
+	require(len(t.More) == 0 || t.Certificate != "", section+"more", "this has no effect without tls.certificate")
+	for i, m := range t.More {
+		require(m.Certificate != "" && m.Key != "", section+"more", "item %d needs both certificate and key", i+1)
+	}
+	const without = "this has no effect without tls.certificate or tls.acme.hosts"
+	require(t.ClientCA == "" || t.on(), section+"client_ca", without)
+	require(t.RedirectListen == "" || t.on(), section+"redirect_listen", without)
+	require(t.ClientCertificate != PresenceRequired || t.ClientCA != "", section+"client_certificate", "this has no effect without tls.client_ca")
+	require(!t.on() || !strings.HasPrefix(string(c.ExternalURL), "http://"), "external_url", "%s must begin with https:// because TLS is on", c.ExternalURL)
+	c.checkACME(require)
+}
+
+func (c *Config) checkACME(require func(ok bool, key, format string, args ...any)) {
+	a, def := c.TLS.ACME, Default().TLS.ACME
+	const section = "tls.acme."
+	if len(a.Hosts) == 0 {
+		defaults := settings(reflect.ValueOf(&def).Elem(), section)
+		for i, set := range settings(reflect.ValueOf(&a).Elem(), section) {
+			require(text(set.value) == text(defaults[i].value), set.key, "this has no effect without tls.acme.hosts")
+		}
+		return
+	}
+	require(a.AcceptTerms, section+"accept_terms", "read the terms of service of the authority and set this to true, or it issues no certificates")
+	require(a.Email == "" || strings.Count(a.Email, "@") == 1 && !strings.ContainsAny(a.Email, ":, "), section+"email", "%q is not one e-mail address", clip([]byte(a.Email)))
+	require(a.EABKeyID == "" || a.EABKey.IsSet(), section+"eab_key", "the key of tls.acme.eab_key_id is needed")
+	require(!a.EABKey.IsSet() || a.EABKeyID != "", section+"eab_key_id", "the name of tls.acme.eab_key is needed")
+	_, err := a.eabKey()
+	require(err == nil, section+"eab_key", "this is not base64, as the authority gives it")
 }
 
 // problem says where the value of a setting comes from. The name of a flag or a variable

@@ -113,6 +113,21 @@ storage:
     redirect_except: [10.0.0.0/8]
     redirect_expire: 5m
 read_only: true
+tls:
+  certificate: /etc/a.crt
+  key: /etc/a.key
+  more: [{certificate: /etc/b.crt, key: /etc/b.key}]
+  client_ca: /etc/clients.crt
+  client_certificate: required
+  redirect_listen: ":80"
+  acme:
+    hosts: [a.example.com, B.Example.COM]
+    directory: https://acme.example.com/directory
+    accept_terms: true
+    email: me@example.com
+    ca_file: /etc/acme.crt
+    eab_key_id: kid
+    eab_key: c2VjcmV0
 insecure_open: true
 external_url: https://registry.example.com/
 trusted_proxies: [10.0.0.0/8, 192.0.2.7, "fd00::1/8"]
@@ -163,6 +178,11 @@ auth:
 		"BERTH_AUTH_LDAP_ID_ATTRIBUTE=d", "BERTH_AUTH_LDAP_GROUP_BASE=ou=g", "BERTH_AUTH_LDAP_GROUP_FILTER=(memberUid={{name}})", "BERTH_AUTH_LDAP_GROUP_ATTRIBUTE=dn",
 		"BERTH_AUTH_LDAP_NESTED_GROUPS=true", "BERTH_AUTH_LDAP_CONNECTIONS=2", "BERTH_AUTH_LDAP_DIAL_TIMEOUT=1s", "BERTH_AUTH_LDAP_BIND_TIMEOUT=2s",
 		"BERTH_AUTH_LDAP_SEARCH_TIMEOUT=3s", "BERTH_AUTH_ISSUERS=[{issuer: https://ci.example.com, ca_file: /etc/ci.pem}]",
+		"BERTH_TLS_CERTIFICATE=/etc/a.crt", "BERTH_TLS_KEY=/etc/a.key", "BERTH_TLS_MORE=[{certificate: /etc/b.crt, key: /etc/b.key}]",
+		"BERTH_TLS_CLIENT_CA=/etc/clients.crt", "BERTH_TLS_CLIENT_CERTIFICATE=required", "BERTH_TLS_REDIRECT_LISTEN=:80",
+		"BERTH_TLS_ACME_HOSTS=a.example.com, B.Example.COM", "BERTH_TLS_ACME_DIRECTORY=https://acme.example.com/directory",
+		"BERTH_TLS_ACME_ACCEPT_TERMS=true", "BERTH_TLS_ACME_EMAIL=me@example.com", "BERTH_TLS_ACME_CA_FILE=/etc/acme.crt",
+		"BERTH_TLS_ACME_EAB_KEY_ID=kid", "BERTH_TLS_ACME_EAB_KEY=c2VjcmV0",
 	}
 	fromFile, fromEnv := load(t, Places{File: writeConfig(t, text)}), load(t, Places{Env: environ})
 	for _, s := range fromFile.settings() {
@@ -314,7 +334,8 @@ trusted_proxies: [10.0.0.0/8, "::1"]
 repositories:
   - {match: "**", sparse: none}
   - {match: "a/{b,c}/*", sparse: all}
-external_url: http://[::1]:5000
+external_url: https://[::1]:5000
+tls: {certificate: c, key: k, more: [{certificate: "d:", key: e}], acme: {hosts: [a.example.com], accept_terms: true}}
 disk_reserve: 0
 timeouts: {stop: 0s, idle: 90m}
 storage: {s3: {bucket: b, region: r, path_style: on, redirect: off, redirect_except: ["::1"]}}
@@ -329,7 +350,7 @@ auth: {enabled: true, issuers: [{issuer: "https://ci.example.com", jwks_file: /e
 		t.Fatal(err)
 	}
 	again := load(t, Places{File: "printed.yaml"})
-	for _, want := range []string{"sparse: none # BERTH_SPARSE\n", "listen: :0 # berth.yaml:2\n", "delete: true # default\n", "repositories: # berth.yaml:7\n"} {
+	for _, want := range []string{"sparse: none # BERTH_SPARSE\n", "listen: :0 # berth.yaml:2\n", "delete: true # default\n", "repositories: # berth.yaml:7\n", "certificate: 'd:'\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the output lacks %q:\n%s", want, out.String())
 		}
@@ -343,6 +364,58 @@ auth: {enabled: true, issuers: [{issuer: "https://ci.example.com", jwks_file: /e
 	if !reflect.DeepEqual(c, again) {
 		t.Errorf("printed and read: %+v\nwant %+v\n%s", again, c, out.String())
 	}
+}
+
+func TestTLSSettings(t *testing.T) {
+	const files, hosts = "certificate: c, key: k", "hosts: [a.example.com], accept_terms: true"
+	for text, want := range map[string]string{
+		"tls: {certificate: c}":                                   "tls.key: the key of tls.certificate is needed",
+		"tls: {key: k}":                                           "tls.certificate: the certificate of tls.key is needed",
+		"tls: {more: [{certificate: c, key: k}]}":                 "tls.more: this has no effect without tls.certificate",
+		"tls: {" + files + ", more: [{certificate: c, key: ''}]}": "berth.yaml:1: tls.more: item 1 needs both certificate and key",
+		"tls: {" + files + ", more: [{certificate: c}]}":          `tls.more[0]: "key" is missing`,
+		"tls: {client_ca: c}":                                     "tls.client_ca: this has no effect without tls.certificate or tls.acme.hosts",
+		"tls: {redirect_listen: ':80'}":                           "tls.redirect_listen: this has no effect without tls.certificate or tls.acme.hosts",
+		"tls: {" + files + ", client_certificate: required}":      "tls.client_certificate: this has no effect without tls.client_ca",
+		"tls: {" + files + ", client_certificate: must}":          `tls.client_certificate: "must" must be optional or required`,
+		"{external_url: 'http://a', tls: {" + files + "}}":        "external_url: http://a must begin with https:// because TLS is on",
+		"tls: {certificat: c}":                                    "tls.certificat: there is no such setting; did you mean tls.certificate?",
+		"tls: {acme: {email: a@b}}":                               "tls.acme.email: this has no effect without tls.acme.hosts",
+		"tls: {acme: {hosts: [a.example.com]}}":                   "tls.acme.accept_terms: read the terms",
+		"tls: {acme: {" + hosts + ", email: 'mailto:a@b'}}":       `tls.acme.email: "mailto:a@b" is not one e-mail address`,
+		"tls: {acme: {" + hosts + ", eab_key: abcd}}":             "tls.acme.eab_key_id: the name of tls.acme.eab_key is needed",
+		"tls: {acme: {" + hosts + ", eab_key_id: a}}":             "tls.acme.eab_key: the key of tls.acme.eab_key_id is needed",
+		"tls: {acme: {" + hosts + ", eab_key_id: a, eab_key: ü}}": "tls.acme.eab_key: this is not base64",
+		"tls: {acme: {" + hosts + ", directory: 'http://a/d'}}":   `tls.acme.directory: "http://a/d" is not the URL`,
+		"tls: {acme: {hosts: ['*.example.com']}}":                 `tls.acme.hosts[0]: "*.example.com": name each host`,
+		"tls: {acme: {hosts: [192.0.2.1]}}":                       `tls.acme.hosts[0]: "192.0.2.1" is an address`,
+		"tls: {acme: {hosts: [registry]}}":                        `tls.acme.hosts[0]: "registry" is not the full name of a host`,
+		"tls: {acme: {hosts: ['a.example.com:443']}}":             `tls.acme.hosts[0]: "a.example.com:443" is not the full name of a host`,
+	} {
+		_, err := Load(Places{File: writeConfig(t, text)})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s gives\n%v\nwant\n%s", text, err, want)
+		}
+	}
+	c := load(t, Places{File: writeConfig(t, "tls: {acme: {"+hosts+", eab_key_id: a, eab_key: 'c2Vjcm/+dA=='}}")})
+	if key, err := c.TLS.ACME.eabKey(); err != nil || string(key) != "secr\x6f\xfet" {
+		t.Errorf("the key is %q, %v", key, err)
+	}
+	var out bytes.Buffer
+	if err := c.Print(&out); err != nil || strings.Contains(out.String(), "c2Vjcm") {
+		t.Errorf("the key is printed, or %v", err)
+	}
+}
+
+// TLS alone keeps nobody out; that each client must have a certificate does.
+func TestExposureWithTLS(t *testing.T) {
+	tls := map[string]string{"listen": ":5000", "tls.certificate": "c", "tls.key": "k", "tls.client_ca": "a"}
+	_, err := Load(Places{Flags: tls})
+	if err == nil || !strings.Contains(err.Error(), "there is no access control") || strings.Contains(err.Error(), "nor TLS") {
+		t.Errorf("TLS without access control gives %v", err)
+	}
+	tls["tls.client_certificate"] = "required"
+	load(t, Places{Flags: tls})
 }
 
 func TestStorageSettings(t *testing.T) {

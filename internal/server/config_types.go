@@ -188,6 +188,58 @@ func (n *Network) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// Presence says whether something may or must be there.
+type Presence string
+
+// The values of Presence.
+const (
+	PresenceOptional Presence = "optional"
+	PresenceRequired Presence = "required"
+)
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Presence) UnmarshalText(b []byte) error {
+	return setOneOf(p, b, PresenceOptional, PresenceRequired)
+}
+
+// HostName is a name that a certificate can be ordered for, in lower case.
+type HostName string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (h *HostName) UnmarshalText(b []byte) error {
+	s := strings.ToLower(string(b))
+	_, notIP := netip.ParseAddr(s)
+	switch {
+	case strings.HasPrefix(s, "*."):
+		return fmt.Errorf("%q: name each host; certificates for all names of a domain need a challenge by DNS, which Berth does not do", clip(b))
+	case notIP == nil:
+		return fmt.Errorf("%q is an address: a certificate is ordered for a name", clip(b))
+	case len(s) > 253 || !strings.Contains(s, ".") || strings.Contains(s, "..") || strings.Trim(s, ".-") != s,
+		strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(hostChars, r) }):
+		return fmt.Errorf("%q is not the full name of a host: write registry.example.com", clip(b))
+	}
+	*h = HostName(s)
+	return nil
+}
+
+const hostChars = "abcdefghijklmnopqrstuvwxyz0123456789.-"
+
+// DirectoryURL is where an authority tells how it is spoken to.
+type DirectoryURL string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *DirectoryURL) UnmarshalText(b []byte) error {
+	p, err := url.Parse(string(b))
+	switch {
+	case err != nil || p.Scheme != "https" || p.Hostname() == "" || p.Fragment != "":
+		return fmt.Errorf("%q is not the URL of an authority's directory: write https://HOST/PATH", clip(b))
+	case p.User != nil:
+		return errors.New("a user name or password has no place here")
+	}
+	*d = DirectoryURL(b)
+	return nil
+}
+
 // URL is the root of the registry as clients see it, without a slash at the end,
 // or empty.
 type URL string

@@ -2,6 +2,7 @@ package server
 
 import (
 	"container/list"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"sync"
@@ -132,7 +133,11 @@ func (c *connections) evict() {
 	place := c.order.Front()
 	c.remove(place)
 	c.evicted.Add(1)
-	_ = place.Value.(*connection).Close()
+	conn := place.Value.(*connection).Conn
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn() // its own Close says good-bye first, and waits for a client that does not read
+	}
+	_ = conn.Close()
 }
 
 // limited is a listener whose connections are counted by c.

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/berthregistry/berth/internal/certificate"
 	"github.com/berthregistry/berth/internal/http1"
 )
 
@@ -25,9 +26,11 @@ type Server struct {
 	conns    *connections
 	requests atomic.Int64 // handlers that run at this moment
 
-	listener, metricsListener net.Listener // the latter is nil without metrics
-	http                      *http1.Server
-	metricsHTTP               *http.Server
+	certs *certificate.Store // nil without TLS
+
+	listener, metricsListener, redirectListener net.Listener // the latter two are nil without metrics and redirect
+	http                                        *http1.Server
+	metricsHTTP, redirectHTTP                   *http.Server
 
 	// Of the application: abort cuts the requests that are left, endWork ends background
 	// work, closeApp waits for it and closes storage.
@@ -52,7 +55,7 @@ func New(ctx context.Context, cfg *Config, log *slog.Logger) (*Server, error) {
 }
 
 // builder is the type of build.
-type builder func(context.Context, *Config, *slog.Logger, *Metrics, *Readiness) (http.Handler, func() error, error)
+type builder func(context.Context, *Config, *slog.Logger, *Metrics, *Readiness, *certificate.Store) (http.Handler, func() error, error)
 
 func newServer(ctx context.Context, cfg *Config, log *slog.Logger, build builder) (_ *Server, err error) {
 	s := &Server{cfg: cfg, log: log, ready: NewReadiness(log), conns: newConnections(openable(cfg.Limits.Connections, log))}
@@ -72,6 +75,9 @@ func newServer(ctx context.Context, cfg *Config, log *slog.Logger, build builder
 		undo = append(undo, s.lock.Release)
 	}
 
+	if s.certs, err = openCertificates(cfg, log); err != nil {
+		return nil, err
+	}
 	// Bound before anything is opened, so that a wrong address costs nothing.
 	if s.listener, err = listen(ctx, cfg.Listen, s.refusal("listen", cfg.checkExposure)); err != nil {
 		return nil, err
@@ -83,6 +89,13 @@ func newServer(ctx context.Context, cfg *Config, log *slog.Logger, build builder
 		}
 		undo = append(undo, s.metricsListener.Close)
 	}
+	if cfg.TLS.RedirectListen != "" {
+		// There is nothing of the registry to be had.
+		if s.redirectListener, err = listen(ctx, cfg.TLS.RedirectListen, func(Address, netip.Addr) error { return nil }); err != nil {
+			return nil, err
+		}
+		undo = append(undo, s.redirectListener.Close)
+	}
 
 	metrics := NewMetrics()
 	metrics.Gauge("berth_http_connections", "Open connections.", func() float64 { return float64(s.conns.count()) })
@@ -90,15 +103,25 @@ func newServer(ctx context.Context, cfg *Config, log *slog.Logger, build builder
 	metrics.CounterFunc("berth_http_connections_evicted_total", "Connections closed to keep within limits.connections.",
 		func() float64 { return float64(s.conns.evicted.Load()) })
 
+	if s.certs != nil {
+		metrics.registry.MustRegister(certificateMetrics{s.certs})
+	}
+
 	// The application outlives ctx, until the last request has ended.
 	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
-	app, closeApp, err := build(work, cfg, log, metrics, s.ready)
+	app, closeApp, err := build(work, cfg, log, metrics, s.ready, s.certs)
 	if err != nil {
 		endWork()
 		return nil, err
 	}
 	s.endWork, s.closeApp = endWork, closeApp
 	s.http = s.newHTTPServer(work, withHealth(s.ready, app))
+	if s.certs != nil {
+		go s.certs.Watch(work)
+	}
+	if s.redirectListener != nil {
+		s.redirectHTTP = s.newRedirectServer()
+	}
 	if s.metricsListener != nil {
 		s.metricsHTTP = metricsServer(cfg.Metrics, metrics, s.ready, log)
 	}
@@ -135,7 +158,7 @@ func (s *Server) newHTTPServer(work context.Context, app http.Handler) *http1.Se
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	t := s.cfg.Timeouts
-	return http1.New(&http.Server{
+	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			s.requests.Add(1)
 			defer s.requests.Add(-1)
@@ -154,7 +177,11 @@ func (s *Server) newHTTPServer(work context.Context, app http.Handler) *http1.Se
 		ConnState:   s.conns.track,
 		BaseContext: func(net.Listener) context.Context { return requests },
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what clients do wrong
-	})
+	}
+	if s.certs != nil {
+		useTLS(srv, s.certs)
+	}
+	return http1.New(srv)
 }
 
 // Addr returns the address that clients connect to.
@@ -168,6 +195,14 @@ func (s *Server) MetricsAddr() net.Addr {
 	return s.metricsListener.Addr()
 }
 
+// RedirectAddr returns the address that sends clients to the first one, or nil without it.
+func (s *Server) RedirectAddr() net.Addr {
+	if s.redirectListener == nil {
+		return nil
+	}
+	return s.redirectListener.Addr()
+}
+
 // Serve answers requests until ctx ends, or a listener fails. Then /readyz turns 503, no
 // connection is accepted any more, idle ones are closed, and requests go on for at most
 // timeouts.stop. In the end storage is closed and the data folder given back.
@@ -176,13 +211,21 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.cfg.InsecureOpen {
 		s.log.Warn("insecure_open is set: everyone who reaches this server can pull, push and delete")
 	}
-	failed := make(chan error, 2)
-	go func() { failed <- s.http.Serve(&limited{Listener: s.listener, c: s.conns}) }()
+	failed := make(chan error, 3)
+	serve := s.http.Serve
+	if s.certs != nil {
+		serve = s.http.ServeTLS
+	}
+	go func() { failed <- serve(&limited{Listener: s.listener, c: s.conns}) }()
+	if s.redirectHTTP != nil {
+		go func() { failed <- s.redirectHTTP.Serve(&limited{Listener: s.redirectListener, c: s.conns}) }()
+		s.log.Info("redirecting to https", "address", s.redirectListener.Addr().String())
+	}
 	if s.metricsHTTP != nil {
 		go func() { failed <- s.metricsHTTP.Serve(s.metricsListener) }()
 		s.log.Info("serving metrics", "address", s.metricsListener.Addr().String())
 	}
-	s.log.Info("serving", "address", s.listener.Addr().String(), "data", s.cfg.place())
+	s.log.Info("serving", "address", s.listener.Addr().String(), "tls", s.certs != nil, "data", s.cfg.place())
 	notifyManager("READY=1")
 
 	var err error
@@ -204,6 +247,9 @@ func (s *Server) stop() error {
 
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Timeouts.Stop.D())
 	defer cancel()
+	if s.redirectHTTP != nil {
+		_ = s.redirectHTTP.Close() // its answers are short, and lead here
+	}
 	err := s.http.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		n := s.requests.Load()

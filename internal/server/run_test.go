@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/berthregistry/berth/internal/certificate"
 )
 
 // gate is a handler whose requests say that they have begun and end when they are let.
@@ -206,13 +208,13 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	}
 	cfg.Listen = "127.0.0.1:0"
 	broken := errors.New("the database is from the future")
-	_, err := newServer(t.Context(), cfg, slog.New(slog.DiscardHandler), func(context.Context, *Config, *slog.Logger, *Metrics, *Readiness) (http.Handler, func() error, error) {
+	_, err := newServer(t.Context(), cfg, slog.New(slog.DiscardHandler), func(context.Context, *Config, *slog.Logger, *Metrics, *Readiness, *certificate.Store) (http.Handler, func() error, error) {
 		return nil, nil, broken
 	})
 	if !errors.Is(err, broken) {
 		t.Fatal(err)
 	}
-	again, err := newServer(t.Context(), cfg, slog.New(slog.DiscardHandler), func(context.Context, *Config, *slog.Logger, *Metrics, *Readiness) (http.Handler, func() error, error) {
+	again, err := newServer(t.Context(), cfg, slog.New(slog.DiscardHandler), func(context.Context, *Config, *slog.Logger, *Metrics, *Readiness, *certificate.Store) (http.Handler, func() error, error) {
 		return newGate(), func() error { return nil }, nil
 	})
 	if err != nil {

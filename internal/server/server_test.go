@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/berthregistry/berth/internal/certificate"
 )
 
 // patience is how long tests wait for what must happen. It is never reached when all is well.
@@ -58,7 +60,7 @@ func start(t *testing.T, app http.Handler, set func(*Config)) *running {
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	log := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s, err := newServer(ctx, cfg, log, func(ctx context.Context, _ *Config, _ *slog.Logger, _ *Metrics, _ *Readiness) (http.Handler, func() error, error) {
+	s, err := newServer(ctx, cfg, log, func(ctx context.Context, _ *Config, _ *slog.Logger, _ *Metrics, _ *Readiness, _ *certificate.Store) (http.Handler, func() error, error) {
 		r.done = ctx
 		return app, func() error { close(r.closed); return nil }, nil
 	})

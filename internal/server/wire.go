@@ -14,6 +14,7 @@ import (
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/blob/s3"
+	"github.com/berthregistry/berth/internal/certificate"
 	"github.com/berthregistry/berth/internal/distribution"
 	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/job"
@@ -31,8 +32,8 @@ func BlobFolder(data string) string { return filepath.Join(data, "blobs") }
 
 // build makes the application that a server serves. Background work that it
 // starts ends when ctx does, which is after the last request; the function that it
-// returns waits for that and closes what was opened.
-func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics, ready *Readiness) (http.Handler, func() error, error) {
+// returns waits for that and closes what was opened. With ACME, certificates are ordered for certs.
+func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics, ready *Readiness, certs *certificate.Store) (http.Handler, func() error, error) {
 	store, err := openBlobs(ctx, cfg, observeBucket(metrics))
 	if err != nil {
 		return nil, nil, err
@@ -101,6 +102,15 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}
 	protocol := distribution.New(reg, options)
 
+	runner := job.New(db, job.Options{Log: log})
+	authority, err := openACME(ctx, cfg, log, certs, db, runner)
+	if err != nil {
+		return nil, nil, errors.Join(err, storage.Close())
+	}
+	var background sync.WaitGroup
+	if authority != nil {
+		background.Go(func() { authority.Run(ctx) })
+	}
 	var jobs []job.Job
 	if cfg.Collection.Interval > 0 {
 		collector := gc.New(db, store, gc.Options{
@@ -120,9 +130,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 			jobs = append(jobs, job.Job{Name: "accounts", Every: cfg.Auth.SyncInterval.D(), Run: accounts.Sync})
 		}
 	}
-	var background sync.WaitGroup
 	if len(jobs) > 0 && !cfg.ReadOnly {
-		runner := job.New(db, job.Options{Log: log})
 		background.Go(func() { runner.Run(ctx, jobs...) })
 	}
 	return server.Handler(routes(protocol, tokens, management)), func() error {

@@ -13,10 +13,12 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"iter"
 	"net/http"
+	"sync/atomic"
 
 	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote"
@@ -33,20 +35,23 @@ const (
 // Options say how a registry is reached. The zero value is HTTPS, verified with
 // the system's certificates, and anonymous.
 type Options struct {
-	PlainHTTP  bool           // speak HTTP without TLS
-	Insecure   bool           // do not verify the server's certificate
-	CA         *x509.CertPool // trusted in place of the system's certificates, if not nil
-	Credential CredentialFunc // nil for anonymous
-	UserAgent  string
+	PlainHTTP bool           // speak HTTP without TLS
+	Insecure  bool           // do not verify the server's certificate
+	CA        *x509.CertPool // trusted in place of the system's certificates, if not nil
+	// Certificate, if not nil, proves to the registry who the client is. No other host that the registry names is shown it.
+	Certificate *tls.Certificate
+	Credential  CredentialFunc // nil for anonymous
+	UserAgent   string
 }
 
 // Client speaks to one registry.
 type Client struct {
-	host  string // as the user writes it
-	http  *http.Client
-	conns *http.Transport
-	tmpl  registry.Reference // Registry alone
-	base  string             // scheme://host that requests go to
+	host          string // as the user writes it
+	http          *http.Client
+	conns, others *http.Transport    // to the registry, and to hosts that it names; the same if there is no difference
+	tmpl          registry.Reference // Registry alone
+	base          string             // scheme://host that requests go to
+	unproven      *atomic.Bool       // the registry, or a host that it named, wanted a certificate and was shown none
 }
 
 // New returns a client of the registry at host, which is "name" or "name:port".
@@ -61,7 +66,8 @@ func New(ctx context.Context, host string, opt Options) (*Client, error) {
 	if err := ref.ValidateRegistry(); err != nil {
 		return nil, fmt.Errorf("%q is not the host of a registry: write NAME or NAME:PORT", host)
 	}
-	tlsConfig := opt.tls()
+	unproven := new(atomic.Bool)
+	tlsConfig := opt.tls(unproven)
 	plain := opt.PlainHTTP
 	if !plain && isLoopbackName(host) {
 		tls, err := speaksTLS(ctx, host, tlsConfig)
@@ -74,16 +80,18 @@ func New(ctx context.Context, host string, opt Options) (*Client, error) {
 	if plain {
 		base = "http://" + ref.Host()
 	}
-	rt, conns, err := newTransport(host, base, tlsConfig, opt)
+	rt, conns, others, err := newTransport(host, base, tlsConfig, opt)
 	if err != nil {
 		return nil, err
 	}
 	return &Client{
-		host:  host,
-		http:  &http.Client{Transport: rt},
-		conns: conns,
-		tmpl:  ref,
-		base:  base,
+		host:     host,
+		http:     &http.Client{Transport: rt},
+		conns:    conns,
+		others:   others,
+		tmpl:     ref,
+		base:     base,
+		unproven: unproven,
 	}, nil
 }
 
@@ -97,7 +105,10 @@ func (c *Client) Origin() string { return c.base }
 func (c *Client) Connections() http.RoundTripper { return c.conns }
 
 // Close closes connections that are not in use.
-func (c *Client) Close() { c.conns.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.conns.CloseIdleConnections()
+	c.others.CloseIdleConnections()
+}
 
 // Repository returns a client of one repository.
 func (c *Client) Repository(name oci.Repository) *Repository {

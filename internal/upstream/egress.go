@@ -81,7 +81,8 @@ func (d *egressDialer) DialContext(ctx context.Context, network, addr string) (n
 // request through a proxy is not marked: the connection is to the proxy, and the
 // proxy decides what can be reached.
 type egressTransport struct {
-	base      http.RoundTripper
+	base      http.RoundTripper // to the registry
+	others    http.RoundTripper // to hosts that it names
 	own       string
 	proxy     func(*http.Request) (*url.URL, error)
 	userAgent string
@@ -89,8 +90,9 @@ type egressTransport struct {
 
 // RoundTrip implements http.RoundTripper.
 func (t *egressTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx := req.Context()
+	ctx, base := req.Context(), t.base
 	if hostPort(req.URL) != t.own {
+		base = t.others
 		if via, err := t.proxy(req); err != nil {
 			return nil, err
 		} else if via == nil {
@@ -101,5 +103,5 @@ func (t *egressTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.userAgent != "" {
 		req.Header.Set("User-Agent", t.userAgent)
 	}
-	return t.base.RoundTrip(req)
+	return base.RoundTrip(req)
 }

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -239,5 +240,44 @@ func TestTokenServerIsNoURL(t *testing.T) {
 		if _, err := at(t, host(s), "norealm", someone()).Resolve(t.Context(), tagRef("1")); err == nil || !strings.Contains(err.Error(), "token server") {
 			t.Errorf("realm %q: got %v", realm, err)
 		}
+	}
+}
+
+// A host that the registry names is not shown who the client is.
+func TestCertificateIsForTheRegistryAlone(t *testing.T) {
+	cert := harness.NewCert(t)
+	pair, err := tls.LoadX509KeyPair(cert.CertFile, cert.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	shown := make(map[string]bool)
+	serve := func(name string, h http.HandlerFunc) *httptest.Server {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			shown[name] = len(r.TLS.PeerCertificates) > 0
+			h(w, r)
+		}))
+		s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		pool.AddCert(s.Certificate())
+		return s
+	}
+	other := serve("other", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{"tags":["x"]}`) })
+	own := serve("own", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL+"/", http.StatusTemporaryRedirect)
+	})
+	c, err := New(t.Context(), host(own), Options{CA: pool, Certificate: &pair})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, err := range c.Repository(repository(t, "x")).Tags(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if was, asked := shown["other"]; !shown["own"] || was || !asked {
+		t.Errorf("the certificate was shown to %v", shown)
 	}
 }

@@ -70,6 +70,9 @@ type OpError struct {
 	Repository oci.Repository // empty if the whole registry was meant
 	Op         string         // such as "get manifest 1.0"
 	Err        error
+	// Unproven says that the registry wanted a certificate, and was shown none. One that insists on it closes the connection, and
+	// seldom gets to say why.
+	Unproven bool
 }
 
 // Error implements error.
@@ -111,7 +114,7 @@ func (c *Client) fail(name oci.Repository, op string, err error) error {
 	if errors.As(err, &dial) && dial.Op == "dial" {
 		err = dial.Err // likewise the address
 	}
-	return &OpError{Host: c.host, Repository: name, Op: op, Err: err}
+	return &OpError{Host: c.host, Repository: name, Op: op, Err: err, Unproven: c.unproven.Load()}
 }
 
 // Printable replaces what a terminal could take for a command in text that a

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/retry"
@@ -19,20 +20,28 @@ const (
 	probeLimit  = 5 * time.Second // for a loopback host to show whether it speaks TLS
 )
 
-func (o *Options) tls() *tls.Config {
-	return &tls.Config{RootCAs: o.CA, InsecureSkipVerify: o.Insecure}
+// tls returns the configuration of connections on which the client shows no certificate. If it is asked for one, it says so.
+func (o *Options) tls(asked *atomic.Bool) *tls.Config {
+	return &tls.Config{
+		RootCAs:            o.CA,
+		InsecureSkipVerify: o.Insecure,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			asked.Store(true)
+			return new(tls.Certificate), nil
+		},
+	}
 }
 
 // newTransport stacks, from the outside in: credentials, retries, the check of where
-// a request may go, and the connections, which are returned too.
-func newTransport(host, base string, tlsConfig *tls.Config, opt Options) (http.RoundTripper, *http.Transport, error) {
+// a request may go, and the connections, which are returned too: those to the registry, and those to others.
+func newTransport(host, base string, tlsConfig *tls.Config, opt Options) (_ http.RoundTripper, conns, others *http.Transport, err error) {
 	u, err := url.Parse(base)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	own := hostPort(u)
 	dial := &egressDialer{own: own, dialer: net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}}
-	conns := &http.Transport{
+	conns = &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           dial.DialContext,
 		TLSClientConfig:       tlsConfig,
@@ -47,6 +56,14 @@ func newTransport(host, base string, tlsConfig *tls.Config, opt Options) (http.R
 		WriteBufferSize:    64 << 10,
 		ReadBufferSize:     64 << 10,
 	}
+	others = conns
+	if opt.Certificate != nil {
+		others = conns.Clone()
+		conns.TLSClientConfig = tlsConfig.Clone()
+		conns.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return opt.Certificate, nil // whatever authorities are named: an error tells more than silence
+		}
+	}
 	policy := &retry.GenericPolicy{
 		Retryable: retryable,
 		Backoff:   retry.DefaultBackoff,
@@ -55,10 +72,10 @@ func newTransport(host, base string, tlsConfig *tls.Config, opt Options) (http.R
 		MaxRetry:  4,
 	}
 	inner := &retry.Transport{
-		Base:   &egressTransport{base: conns, own: own, proxy: conns.Proxy, userAgent: opt.UserAgent},
+		Base:   &egressTransport{base: conns, others: others, own: own, proxy: conns.Proxy, userAgent: opt.UserAgent},
 		Policy: func() retry.Policy { return policy },
 	}
-	return newAuthTransport(inner, u, host, opt.Credential), conns, nil
+	return newAuthTransport(inner, u, host, opt.Credential), conns, others, nil
 }
 
 // retryable is the library's judgement less the failures of a server that last: it cannot do what was

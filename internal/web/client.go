@@ -1,9 +1,11 @@
 package web
 
 import (
+	"crypto/x509"
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // Client returns the address of who made the request: the peer's, or what trusted
@@ -54,6 +56,21 @@ func (s *Server) Origin(r *http.Request) string {
 
 // last returns what the nearest proxy has said, which comes last.
 func last(list string) string { return strings.TrimSpace(list[strings.LastIndexByte(list, ',')+1:]) }
+
+// ClientCertificate returns the certificate by which the client has proved who it is, or nil. It has been verified with the
+// authorities of the setting tls.client_ca, by this connection's handshake or by that of the session that it goes on with, and
+// has not expired since. Its subject's common name, or a URI or e-mail address among its subject alternative names, says who
+// the client is. What a proxy says about certificates is never believed.
+func (s *Server) ClientCertificate(r *http.Request) *x509.Certificate {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		return nil
+	}
+	leaf := r.TLS.VerifiedChains[0][0]
+	if time.Now().After(leaf.NotAfter) {
+		return nil // a connection may last longer than a certificate
+	}
+	return leaf
+}
 
 func peer(r *http.Request) netip.Addr {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)

@@ -1,10 +1,16 @@
 package web
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 )
 
 func proxied(t testing.TB, proxies ...string) *Server {
@@ -112,5 +118,47 @@ func TestRequestID(t *testing.T) {
 		if (got == test.id) != test.taken || len(got) == 0 || !printable(got) {
 			t.Errorf("peer %s with the id %q: %q", test.peer, test.id, got)
 		}
+	}
+}
+
+// Only what this connection has verified counts.
+func TestClientCertificate(t *testing.T) {
+	leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "alice"}, NotAfter: time.Now().Add(time.Hour)}
+	expired := &x509.Certificate{Subject: pkix.Name{CommonName: "alice"}, NotAfter: time.Now().Add(-time.Second)}
+	for name, test := range map[string]struct {
+		state *tls.ConnectionState
+		want  *x509.Certificate
+	}{
+		"without TLS":           {nil, nil},
+		"without a certificate": {&tls.ConnectionState{}, nil},
+		"shown, not verified":   {&tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}, nil},
+		"verified":              {&tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf, {}}}}, leaf},
+		"expired meanwhile":     {&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{expired, {}}}}, nil},
+	} {
+		r := httptest.NewRequest("GET", "/v2/", nil)
+		r.RemoteAddr, r.TLS = "10.0.0.1:1", test.state
+		for _, header := range []string{"X-Forwarded-Client-Cert", "X-Ssl-Client-Cert", "Client-Cert"} {
+			r.Header.Set(header, "Subject=\"CN=mallory\"")
+		}
+		if got := proxied(t, "10.0.0.0/8").ClientCertificate(r); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestAccessLogNamesTheCertificate(t *testing.T) {
+	var log strings.Builder
+	s := NewServer(Options{Log: slog.New(slog.NewTextHandler(&log, nil)), AccessLog: true})
+	h := s.Handler(func(*Response, *http.Request) error { return nil })
+	r := httptest.NewRequest("GET", "/v2/", nil)
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if strings.Contains(log.String(), "certificate") {
+		t.Errorf("without one: %s", log.String())
+	}
+	leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "alice"}, NotAfter: time.Now().Add(time.Hour)}
+	r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if !strings.Contains(log.String(), ` certificate="CN=alice"`) {
+		t.Errorf("with one: %s", log.String())
 	}
 }

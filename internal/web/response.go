@@ -20,13 +20,15 @@ type Response struct {
 	control http.ResponseController
 	idle    time.Duration
 	http2   bool
+	kernel  bool // can copy files to the connection: HTTP/1.1 without TLS
 	status  int
 	written int64
 	body    *body // nil if the request has none
 }
 
 func newResponse(w http.ResponseWriter, r *http.Request, idle time.Duration) *Response {
-	return &Response{ResponseWriter: w, control: *http.NewResponseController(w), idle: idle, http2: r.ProtoMajor == 2}
+	return &Response{ResponseWriter: w, control: *http.NewResponseController(w), idle: idle,
+		http2: r.ProtoMajor == 2, kernel: r.ProtoMajor == 1 && r.TLS == nil}
 }
 
 // ID returns the request's id.
@@ -89,7 +91,7 @@ func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 		if s, ok := w.ResponseWriter.(fileSender); ok {
 			return w.sendFile(s, f, rest)
 		}
-		if !w.http2 {
+		if w.kernel {
 			if own, err := f.Own(); err == nil {
 				defer own.Close()
 				rest.R = own
@@ -97,7 +99,7 @@ func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 		}
 	}
 	_, byKernel := rest.R.(*os.File)
-	byKernel = byKernel && !w.http2
+	byKernel = byKernel && w.kernel
 	step := int64(stride)
 	if byKernel {
 		step = fileStride

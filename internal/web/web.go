@@ -113,6 +113,10 @@ func (s *Server) finish(w *Response, r *http.Request, start time.Time) {
 		s.opts.Observer.Observe(w.Route, r.Method, status, in, w.written, took)
 	}
 	if s.opts.AccessLog {
+		var certificate slog.Attr // which is left out if it stays empty
+		if c := s.ClientCertificate(r); c != nil {
+			certificate = slog.String("certificate", c.Subject.String())
+		}
 		s.opts.Log.LogAttrs(context.Background(), slog.LevelInfo, "request",
 			slog.String("id", w.id),
 			slog.String("client", s.Client(r).String()),
@@ -122,7 +126,8 @@ func (s *Server) finish(w *Response, r *http.Request, start time.Time) {
 			slog.Int64("in", in),
 			slog.Int64("out", w.written),
 			slog.Int64("us", took.Microseconds()),
-			slog.String("agent", r.UserAgent()))
+			slog.String("agent", r.UserAgent()),
+			certificate)
 	}
 }
 

@@ -275,3 +275,41 @@ func archive(t testing.TB, dir, path string) {
 		t.Fatal(err)
 	}
 }
+
+// The commands that "berth cert self-signed" prints make containerd trust the server, which wants its certificate, too.
+func TestContainerdWithTLS(t *testing.T) {
+	t.Parallel()
+	s := newSecure(t, "containerd")
+	c := newCtrFor(t, s.Addr)
+
+	_, commands, _ := strings.Cut(s.printed, "# containerd, for ")
+	_, commands, _ = strings.Cut(commands, "\n")
+	commands, _, _ = strings.Cut(commands, "\n\n")
+	commands = strings.NewReplacer("sudo ", "", "/etc/containerd/certs.d", c.hosts, s.printedFor, s.Addr).Replace(commands)
+	if out, err := exec.Command("sh", "-ec", commands).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", commands, err, out)
+	}
+	api(t).PushImage("containerd/tls", "1", hello(t, "over TLS"))
+	ref, secure := host(t)+"/containerd/tls:1", s.Addr+"/containerd/tls:1"
+	c.pull(ref)
+	c.Run("images", "tag", ref, secure)
+	push := []string{"images", "push", "--hosts-dir", c.hosts, secure}
+	if out, err := exec.Command(c.Path, append(c.Args, push...)...).CombinedOutput(); err == nil {
+		t.Errorf("without a certificate, containerd pushes: %s", out)
+	}
+	toml := filepath.Join(c.hosts, s.Addr, "hosts.toml")
+	text, err := os.ReadFile(toml)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = fmt.Appendf(text, "  client = [[%q, %q]]\n", s.file("containerd.crt"), s.file("containerd.key"))
+	if err := os.WriteFile(toml, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.Run(push...)
+	c.Run("images", "rm", ref, secure)
+	c.Run("images", "pull", "--hosts-dir", c.hosts, secure)
+	if out := c.runImage(secure); out != "over TLS" {
+		t.Errorf("the container printed %q", out)
+	}
+}

@@ -242,3 +242,44 @@ func TestPodmanPullsAllTags(t *testing.T) {
 		}
 	}
 }
+
+func TestPodmanWithTLS(t *testing.T) {
+	t.Parallel()
+	s := newSecure(t, "podman")
+	c := newPodman(t)
+	api(t).PushImage("podman/tls", "1", hello(t, "over TLS"))
+	ref, secure := host(t)+"/podman/tls:1", s.Addr+"/podman/tls:1"
+	c.Run("pull", ref)
+	c.Run("tag", ref, secure)
+
+	certs := t.TempDir()
+	link := func(from, to string) {
+		t.Helper()
+		if err := os.Symlink(s.file(from), filepath.Join(certs, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	push := func() (string, error) {
+		cmd := exec.Command(c.Path, "push", "--cert-dir", certs, secure)
+		cmd.Env = c.Environ()
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := push(); err == nil || !strings.Contains(out, "unknown authority") {
+		t.Errorf("without the authority: %v, %s", err, out)
+	}
+	link("ca.crt", "ca.crt")
+	if out, err := push(); err == nil {
+		t.Errorf("without a certificate: %s", out)
+	}
+	link("podman.crt", "client.cert")
+	link("podman.key", "client.key")
+	if out, err := push(); err != nil {
+		t.Fatalf("with a certificate: %v, %s", err, out)
+	}
+	c.Run("rmi", ref, secure)
+	c.Run("pull", "--cert-dir", certs, secure)
+	if out := runWithPodman(c, secure); out != "over TLS" {
+		t.Errorf("the container printed %q", out)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,12 +20,15 @@ import (
 type Settings struct {
 	Env  []string // NAME=value
 	Args []string // after "serve --listen ADDR --data DIR"
+	// TLS says that Env or Args make the server speak TLS. Its metrics are served then, and there it is asked whether it is
+	// ready, which needs no certificate.
+	TLS bool
 }
 
 // Server is a running berth.
 type Server struct {
 	Addr string // host:port
-	URL  string // http:// and Addr
+	URL  string // http:// or https://, and Addr
 	Dir  string // holds "data" and the log
 
 	path     string
@@ -92,6 +96,13 @@ func (s *Server) start() error {
 	s.cmd.Dir = s.Dir
 	s.cmd.Env = append(os.Environ(), s.settings.Env...)
 	s.URL = "http://" + s.Addr
+	ready := func() string { return s.URL }
+	if s.settings.TLS {
+		s.URL = "https://" + s.Addr
+		s.cmd.Args = append(s.cmd.Args, "--metrics-listen", "127.0.0.1:0")
+		before := len(s.Log())
+		ready = func() string { return "http://" + s.metricsAddr(before) }
+	}
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	endWithParent(s.cmd)
 	if err := s.cmd.Start(); err != nil {
@@ -111,7 +122,7 @@ func (s *Server) start() error {
 			return fmt.Errorf("berth %s ended at its start: %v\n%s", strings.Join(args, " "), s.cmd.ProcessState, s.LogTail())
 		default:
 		}
-		resp, err := client.Get(s.URL + "/readyz")
+		resp, err := client.Get(ready() + "/readyz")
 		if err != nil {
 			continue
 		}
@@ -123,6 +134,18 @@ func (s *Server) start() error {
 	s.Kill()
 	return fmt.Errorf("berth %s was not ready after 30 seconds\n%s", strings.Join(args, " "), s.LogTail())
 }
+
+// metricsAddr returns where the log, read on from an offset, says that metrics are served.
+func (s *Server) metricsAddr(offset int) string {
+	found := regexp.MustCompile(`msg="serving metrics" address=(\S+)`).FindAllStringSubmatch(s.Log()[offset:], -1)
+	if found == nil {
+		return ""
+	}
+	return found[len(found)-1][1] // of the process that was started last
+}
+
+// MetricsURL returns where the metrics of a server with TLS are.
+func (s *Server) MetricsURL() string { return "http://" + s.metricsAddr(0) + "/metrics" }
 
 // plainHTTP returns a client that changes nothing on the way: it neither follows
 // redirects nor asks for compression.
