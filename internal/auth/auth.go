@@ -9,8 +9,10 @@ package auth
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"runtime"
 	"time"
@@ -38,6 +40,9 @@ type Options struct {
 	Sources []Source
 	// Issuers says how some issuers of tokens are reached; others need nothing but their URL.
 	Issuers []oidc.Options
+	// Certificate, if not nil, returns the verified certificate of the client of a request, or nil. Its common name is that of the
+	// account, if there is no Authorization header.
+	Certificate func(*http.Request) *x509.Certificate
 	// Now is the clock.
 	Now func() time.Time
 }

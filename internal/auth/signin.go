@@ -27,7 +27,9 @@ const (
 func (a *Auth) Identify(r *http.Request, client netip.Addr) (Identity, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
-		return Identity{Client: client}, nil
+		id, err := a.byCertificate(r)
+		id.Client = client
+		return id, err
 	}
 	scheme, value, _ := strings.Cut(header, " ")
 	value = strings.TrimSpace(value)
@@ -46,6 +48,32 @@ func (a *Auth) Identify(r *http.Request, client netip.Addr) (Identity, error) {
 	}
 	id.Client = client
 	return id, err
+}
+
+// byCertificate returns the account that the client's certificate names, or nobody.
+func (a *Auth) byCertificate(r *http.Request) (Identity, error) {
+	if a.opts.Certificate == nil {
+		return Identity{}, nil
+	}
+	leaf := a.opts.Certificate(r)
+	if leaf == nil || leaf.Subject.CommonName == "" {
+		return Identity{}, nil
+	}
+	now := a.opts.Now()
+	sum := a.verified.sum("certificate", leaf.Subject.CommonName)
+	if id, ok := a.verified.get(sum, now); ok {
+		return id, nil
+	}
+	account, err := a.db.Account(r.Context(), leaf.Subject.CommonName)
+	if errors.Is(err, meta.ErrNotFound) {
+		return Identity{}, nil
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	id := Identity{Account: account.ID, Name: account.Name}
+	a.verified.put(sum, id, now.Add(verifiedFor))
+	return id, nil
 }
 
 // parseBasic reads the credentials of RFC 7617.

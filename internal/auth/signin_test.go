@@ -1,7 +1,10 @@
 package auth
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -294,6 +297,41 @@ func TestIdentifyRefuses(t *testing.T) {
 		if id, err := identify(t, w.a, header); err != nil || id.Name != "alice" {
 			t.Errorf("%q: %v", header, err)
 		}
+	}
+}
+
+// Who shows a certificate needs no password, as long as the account stands.
+func TestCertificate(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice := w.user("alice")
+	w.organization("team", "alice", access.Writer)
+	shown := ""
+	w.a.opts.Certificate = func(*http.Request) *x509.Certificate {
+		if shown == "" {
+			return nil
+		}
+		return &x509.Certificate{Subject: pkix.Name{CommonName: shown}}
+	}
+	for name, want := range map[string]int64{"": 0, "nobody": 0, "alice": alice} {
+		shown = name
+		if id, err := identify(t, w.a, ""); err != nil || id.Account != want || id.Client != here {
+			t.Errorf("%q: %+v, %v", name, id, err)
+		}
+	}
+	shown = "alice"
+	if !w.may(w.a, "", access.Push, "team/app") {
+		t.Error("alice may not push")
+	}
+	// What is said with the request counts more.
+	if _, err := identify(t, w.a, basic("alice", "wrong password")); !errors.Is(err, ErrCredentials) {
+		t.Error(err)
+	}
+	if err := change(func(a *meta.Account) { a.Disabled = true })(w, alice); err != nil {
+		t.Fatal(err)
+	}
+	if w.may(w.a, "", access.Push, "team/app") {
+		t.Error("a disabled account may push")
 	}
 }
 

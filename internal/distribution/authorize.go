@@ -55,7 +55,7 @@ func (h *Handler) authorizeList(w *web.Response, req *request, row *route) error
 	if req.kind == kindSearch || req.kind == kindSearchPing {
 		return nil // podman asks without credentials
 	}
-	if req.http.Header.Get("Authorization") == "" {
+	if req.http.Header.Get("Authorization") == "" && !req.identity.SignedIn() {
 		return h.challenge(w, req, row, "", errSignIn)
 	}
 	if row.access == accessList && !req.identity.Scope.AllowsCatalog() {

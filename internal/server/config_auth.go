@@ -31,6 +31,10 @@ type AuthConfig struct {
 	// How long a key signs tokens before the next one does, by itself.
 	KeyLifetime Duration `yaml:"key_lifetime"`
 
+	// Whether a client whose certificate tls.client_ca has signed is signed in as the account that is its common name,
+	// without a password.
+	ClientCertificates bool `yaml:"client_certificates"`
+
 	// How often accounts of a directory or a file are looked up there: those that are gone are disabled, groups are
 	// taken over. 0 for never.
 	SyncInterval Duration `yaml:"sync_interval"`
@@ -198,6 +202,7 @@ func (c *Config) checkAuth(require func(ok bool, key, format string, args ...any
 		return
 	}
 	require(!strings.ContainsAny(a.Service, "\"\\\r\n\t ,"), "auth.service", "%q must be a name without spaces, quotes and commas", a.Service)
+	require(!a.ClientCertificates || c.TLS.ClientCA != "", "auth.client_certificates", "this has no effect without tls.client_ca")
 	require(a.TokenLifetime.D() >= time.Minute && a.TokenLifetime.D() <= 24*time.Hour, "auth.token_lifetime", "%s must be between a minute and a day", a.TokenLifetime)
 	require(a.KeyLifetime.D() >= time.Hour, "auth.key_lifetime", "%s is too short: it must be an hour at least", a.KeyLifetime)
 	require(a.SyncInterval == 0 || a.SyncInterval.D() >= time.Second, "auth.sync_interval", "%s is too short: it must be a second at least, or 0", a.SyncInterval)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,9 +15,13 @@ import (
 	"github.com/berthregistry/berth/internal/meta"
 )
 
-// newAccounts returns the accounts of a database, and of sources elsewhere.
-func newAccounts(cfg *Config, db *meta.DB, log *slog.Logger, sources []auth.Source) (*auth.Auth, error) {
+// newAccounts returns the accounts of a database, of sources elsewhere, and of certificates that clients show.
+func newAccounts(cfg *Config, db *meta.DB, log *slog.Logger, sources []auth.Source, certificate func(*http.Request) *x509.Certificate) (*auth.Auth, error) {
+	if !cfg.Auth.ClientCertificates {
+		certificate = nil
+	}
 	return auth.New(db, auth.Options{
+		Certificate:   certificate,
 		Log:           log,
 		Service:       cfg.Service(),
 		TokenLifetime: cfg.Auth.TokenLifetime.D(),
@@ -83,7 +88,7 @@ func OpenManagement(ctx context.Context, cfg *Config, mayMake bool, log *slog.Lo
 	if s.DB, err = openDatabase(ctx, cfg, false); err != nil {
 		return nil, nil, err
 	}
-	accounts, err := newAccounts(cfg, s.DB, log, nil)
+	accounts, err := newAccounts(cfg, s.DB, log, nil, nil)
 	if err != nil {
 		return nil, nil, err
 	}

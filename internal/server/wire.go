@@ -90,7 +90,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		if sources, closeSources, err = openSources(&cfg.Auth, log); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
-		if accounts, err = newAccounts(cfg, db, log, sources); err != nil {
+		if accounts, err = newAccounts(cfg, db, log, sources, server.ClientCertificate); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
 		management = admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, ReadOnly: cfg.ReadOnly})
