@@ -35,9 +35,15 @@ func (h *Handler) hasAdministrator(ctx context.Context, except string) (bool, er
 func (h *Handler) change(ctx context.Context, name string, apply func(*meta.Account)) (after *meta.Account, err error) {
 	h.administrators.Lock()
 	defer h.administrators.Unlock()
-	others, err := h.hasAdministrator(ctx, name)
+	a, err := h.opts.DB.Account(ctx, name)
 	if err != nil {
 		return nil, err
+	}
+	others := false // whom nobody has to look for if this account is none
+	if administers(a) {
+		if others, err = h.hasAdministrator(ctx, name); err != nil {
+			return nil, err
+		}
 	}
 	var before meta.Account
 	lost := false

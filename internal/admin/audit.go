@@ -45,7 +45,7 @@ func (h *Handler) record(c *call, action string, failure error) {
 	e := meta.AuditEntry{Action: action, Object: c.object(), Allowed: failure == nil, AccountID: c.identity.Account}
 	switch wrong, _ := errors.AsType[*oci.Error](failure); {
 	case failure == nil:
-	case wrong == nil || wrong.Code != oci.CodeDenied:
+	case wrong == nil || wrong.Code != oci.CodeDenied || !c.identity.SignedIn(): // nobody shall fill the log who needs no account for it
 		return
 	default:
 		e.Detail = wrong.Message
@@ -60,14 +60,15 @@ func (h *Handler) record(c *call, action string, failure error) {
 	e.At = h.opts.Now()
 	e.Actor = c.identity.Actor()
 	ctx := context.WithoutCancel(c.Context())
-	if c.local {
+	switch {
+	case c.local:
 		e.Actor = localActor
-	} else {
-		e.Client = h.opts.Client(c.Request).String()
+	case c.identity.SignedIn():
+		e.Client = c.identity.Client.String()
 		e.Credential = h.credentialName(ctx, c)
-		if !c.identity.SignedIn() {
-			e.Actor = "anonymous@" + e.Client
-		}
+	default: // the first administrator is being made
+		e.Client = h.opts.Client(c.Request).String()
+		e.Actor = "anonymous@" + e.Client
 	}
 	if err := h.opts.DB.AddAudit(ctx, []meta.AuditEntry{e}); err != nil {
 		h.opts.Log.Error("an entry of the audit log could not be stored", "actor", e.Actor, "action", e.Action, "object", e.Object, "allowed", e.Allowed, "error", err)

@@ -120,6 +120,7 @@ func TestRoutes(t *testing.T) {
 	for _, test := range routeTests {
 		covered[test.method+" "+test.route] = true
 		t.Run(test.method+" "+test.route, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			callers, replace := cast(w)
 			path := Prefix + replace.Replace(test.path)

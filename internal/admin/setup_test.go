@@ -45,6 +45,10 @@ func TestSetup(t *testing.T) {
 		t.Errorf("there is an administrator, and another one could be made with %q", again)
 	}
 	w.setUp(403, setupDone)
+	var p Page[AuditEntry]
+	if w.want(200, who{"root", password}, "GET", "audit?action=setup", "", &p); len(p.Items) != 1 || p.Items[0].Object != "setup/root" || p.Items[0].Actor != "anonymous@127.0.0.1" {
+		t.Errorf("the audit log has %+v", p.Items)
+	}
 }
 
 // The secret is for a day, and a restart makes it that again.
