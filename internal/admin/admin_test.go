@@ -712,4 +712,13 @@ func TestTrust(t *testing.T) {
 	if w.want(200, root, "GET", robot+"/trust", "", &rules); len(rules.Items) != 0 {
 		t.Errorf("the rules are %+v", rules.Items)
 	}
+
+	// An owner has nobody asked whom no administrator has named.
+	olga := w.user("olga", nil)
+	w.grant("team", "olga", access.Owner)
+	owner := w.token(olga, nil)
+	w.want(201, owner, "POST", robot+"/trust", trustExample, nil)
+	inside := strings.Replace(trustExample, "https://token.actions.githubusercontent.com", "https://10.0.0.1", 1)
+	w.want(403, owner, "POST", robot+"/trust", inside, nil)
+	w.want(201, root, "POST", robot+"/trust", inside, nil)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/berthregistry/berth/internal/auth/oidc"
 	"github.com/berthregistry/berth/internal/meta"
+	"github.com/berthregistry/berth/internal/oci"
 )
 
 // TrustRule says which tokens of an issuer, such as a CI service, stand for a robot.
@@ -55,6 +56,15 @@ func (h *Handler) addTrust(c *call) (any, error) {
 	a, err := h.robot(c)
 	if err != nil {
 		return nil, err
+	}
+	if !c.local && !h.opts.Auth.KnownIssuer(rule.Issuer) {
+		d, err := h.opts.Auth.Administers(c.Context(), &c.identity, "")
+		if err != nil {
+			return nil, err
+		}
+		if !d.Allowed {
+			return nil, oci.Errorf(oci.CodeDenied, "an administrator of the registry must trust %s first: by a rule, or in the setting auth.issuers", rule.Issuer)
+		}
 	}
 	c.detail = rule
 	text, err := json.Marshal(rule)

@@ -42,6 +42,13 @@ func (i *issuers) of(url string) (*oidc.Issuer, error) {
 	return is, nil
 }
 
+// KnownIssuer tells whether the operator has named an issuer, or everybody knows it. Others may be any address that this registry
+// reaches, so that only an administrator of the registry may have one asked.
+func (a *Auth) KnownIssuer(url string) bool {
+	_, configured := a.issuers.configured[url]
+	return configured || url == oidc.GitHubIssuer || url == oidc.GitLabIssuer
+}
+
 // rulesPage is how many rules of an issuer are read at a time.
 const rulesPage = 200
 
