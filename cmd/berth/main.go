@@ -18,7 +18,7 @@ const (
 	exitInterrupted = 130 // as shells report a program that SIGINT ended
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() { os.Exit(run(arguments(os.Args[0], os.Args[1:]))) }
 
 func run(args []string) int {
 	ctx, cancel := context.WithCancel(context.Background())

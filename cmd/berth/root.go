@@ -37,6 +37,7 @@ and podman login keep.`,
 		newTeamCommand(),
 		newGrantCommand(),
 		newAuthCommand(),
+		newCredentialCommand(),
 		newAuditCommand(),
 		newVersionCommand(),
 	)
