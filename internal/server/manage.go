@@ -52,14 +52,22 @@ func (c *Config) ownURL() string {
 	if c.ExternalURL != "" {
 		return string(c.ExternalURL)
 	}
-	host, port, err := net.SplitHostPort(string(c.Listen))
-	if err != nil {
-		return "http://HOST"
+	scheme := "http://"
+	if c.TLS.on() {
+		scheme = "https://"
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+	host, port, err := net.SplitHostPort(string(c.Listen))
+	if _, socket := c.Listen.Unix(); socket || err != nil {
+		return scheme + "HOST"
+	}
+	ip := net.ParseIP(host)
+	switch {
+	case len(c.TLS.ACME.Hosts) > 0:
+		host = string(c.TLS.ACME.Hosts[0])
+	case host == "" || ip != nil && ip.IsUnspecified():
 		host = "localhost"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return scheme + net.JoinHostPort(host, port)
 }
 
 // OpenManagement opens the database that a configuration names, and returns a transport that serves the management API on it, without a server; whoever
