@@ -96,7 +96,8 @@ for the same account or team, repositories and tags takes the place of the one b
 				return err
 			}
 			return m.show(cmd, g, [2]string{"ID", strconv.FormatInt(g.ID, 10)}, [2]string{"To", subject(g)}, [2]string{"In", grantPlace(g)},
-				[2]string{"Role", g.Role}, [2]string{"Actions", strings.Join(g.Actions, ", ")}, [2]string{"Repositories", strings.Join(g.Repositories, " ")}, [2]string{"Tags", strings.Join(g.Tags, " ")})
+				[2]string{"Role", g.Role}, [2]string{"Actions", strings.Join(g.Actions, ", ")},
+				[2]string{"Repositories", strings.Join(g.Repositories, " ")}, [2]string{"Tags", strings.Join(g.Tags, " ")})
 		}),
 	}
 	f.add(m, cmd)

@@ -18,10 +18,12 @@ import (
 	"github.com/berthregistry/berth/test/harness"
 )
 
-// TestManagementScripts runs the commands that manage a registry. Each script has a server of its own with access control and without accounts: $SERVER is its
-// host, $DATA its data folder, $SETUP the one-time secret of its log. $OPEN is a server without access control that has team/app:1.
+// TestManagementScripts runs the commands that manage a registry. Each script has a server of its own with access control and without
+// accounts: $SERVER is its host, $SECURE the same with TLS by the certificate in $CERT, $DATA its data folder, $LOG its log and $SETUP the
+// one-time secret there. $OPEN is a server without access control that has team/app:1.
 func TestManagementScripts(t *testing.T) {
 	open := harness.Start(t, harness.Settings{})
+	cert := harness.NewCert(t)
 	a := &harness.API{T: t, Base: open.URL, Client: http.DefaultClient}
 	a.PushImage("team/app", "1", harness.Pack(v1.Manifest{}, harness.NewBlob(v1.MediaTypeImageConfig, []byte("{}"))))
 	testscript.Run(t, testscript.Params{
@@ -40,6 +42,8 @@ func TestManagementScripts(t *testing.T) {
 			env.Setenv("OPEN", open.Addr)
 			env.Setenv("SERVER", s.Addr)
 			env.Setenv("BERTH_REGISTRY", s.Addr)
+			env.Setenv("SECURE", harness.TLSFront(t, s.Addr, cert))
+			env.Setenv("CERT", cert.CertFile)
 			env.Setenv("DATA", filepath.Join(s.Dir, "data"))
 			env.Setenv("LOG", filepath.Join(s.Dir, "log"))
 			env.Setenv("SETUP", setup)

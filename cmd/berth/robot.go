@@ -175,7 +175,8 @@ func newSecretRotateCommand(m *management) *cobra.Command {
 				return usagef(cmd, "--expires: %w", err)
 			}
 			var c admin.Credential
-			if err := m.call(cmd.Context(), http.MethodPost, robotPath(args[0], "secrets", "rotate"), admin.Rotation{Overlap: &admin.Overlap{Duration: d}, Expires: at}, &c); err != nil {
+			r := admin.Rotation{Overlap: &admin.Overlap{Duration: d}, Expires: at}
+			if err := m.call(cmd.Context(), http.MethodPost, robotPath(args[0], "secrets", "rotate"), r, &c); err != nil {
 				return err
 			}
 			return m.showSecret(cmd, c, quiet)

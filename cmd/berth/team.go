@@ -15,7 +15,8 @@ func newTeamCommand() *cobra.Command {
 	m := new(management)
 	return m.group("team", "Manage teams, whose members have rights together",
 		newTeamAddCommand(m), newTeamListCommand(m), newTeamDeleteCommand(m), newTeamMembersCommand(m),
-		newTeamMemberCommand(m, "add-member", "Put accounts into a team", http.MethodPut), newTeamMemberCommand(m, "remove-member", "Take accounts out of a team", http.MethodDelete),
+		newTeamMemberCommand(m, "add-member", "Put accounts into a team", http.MethodPut),
+		newTeamMemberCommand(m, "remove-member", "Take accounts out of a team", http.MethodDelete),
 		newTeamGroupsCommand(m))
 }
 

@@ -1,10 +1,10 @@
 // Package admin is the management API under /api/v1/: accounts, credentials, organizations, teams, grants, and why
 // somebody may do something or not.
 //
-// What holds true: each route is a row of one table, with the right that it needs; that right is asked for before anything of the request is
-// used but who makes it and what it names; whatever is named is looked for below what it belongs to; a secret is answered once and is never
-// stored; there is always an administrator, once there was one; every change, and every one that was refused for want of a right, is in the audit log; the command line on the data folder goes the same way as requests over
-// HTTP.
+// What holds true: each route is a row of one table, with the right that it needs; that right is asked for before anything of the
+// request is used but who makes it and what it names; whatever is named is looked for below what it belongs to; a secret is answered
+// once and is never stored; there is always an administrator, once there was one; every change, and every one that somebody had no right
+// to, is in the audit log; the command line on the data folder goes the same way as requests over HTTP.
 package admin
 
 import (

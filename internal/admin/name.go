@@ -46,7 +46,8 @@ func isName(s string) bool {
 // checkOrganization tells what is wrong with the name of an organization, if anything: it is the first part of a repository's.
 func checkOrganization(name string) error {
 	if _, err := oci.ParseRepository(name); err != nil || strings.Contains(name, "/") || len(name) > maxName {
-		return errInvalid("the name of an organization is the first part of a repository's: up to %d lower-case letters and digits, separated by one '.', one or two '_', or any number of '-'; %q is none", maxName, clip(name))
+		return errInvalid("the name of an organization is the first part of a repository's: up to %d lower-case letters and digits, "+
+			"separated by one '.', one or two '_', or any number of '-'; %q is none", maxName, clip(name))
 	}
 	return nil
 }

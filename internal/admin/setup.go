@@ -95,7 +95,8 @@ func (h *Handler) setup(c *call) (any, error) {
 	return h.firstAdministrator(c.Context(), n)
 }
 
-var errSetup = oci.Errorf(oci.CodeDenied, "the one-time secret is wrong, too old, or was used: the log of the server has it while there is no administrator, and a restart makes it valid for another day")
+var errSetup = oci.Errorf(oci.CodeDenied, "the one-time secret is wrong, too old, or was used: "+
+	"the log of the server has it while there is no administrator, and a restart makes it valid for another day")
 
 func (h *Handler) firstAdministrator(ctx context.Context, n NewSetup) (any, error) {
 	h.administrators.Lock()

@@ -105,7 +105,8 @@ func remedy(facts *access.Facts, q access.Question) string {
 			return "sign in with an account that may, or make the repository public"
 		}
 		return "sign in with an account that may"
-	case c != nil && (!c.Actions.Has(q.Action) || !c.Repositories.Match(string(f.Repository)) || !c.Networks.Contains(q.Client) || !c.Expires.IsZero() && !q.Now.Before(c.Expires)):
+	case c != nil && (!c.Actions.Has(q.Action) || !c.Repositories.Match(string(f.Repository)) || !c.Networks.Contains(q.Client) ||
+		!c.Expires.IsZero() && !q.Now.Before(c.Expires)):
 		if try("use a credential that is for this action and repository, has not expired and can be used from this network", func() { f.Credential = nil }) {
 			return strings.Join(parts, "; ")
 		}
