@@ -300,7 +300,9 @@ func TestRefused(t *testing.T) {
 	if _, err := w.accounts.SignIn(ctx, "alice", token, here); err == nil {
 		t.Error("the token of a disabled account works")
 	}
-	change(func(a *meta.Account) { a.Disabled, a.Networks = false, access.Networks{netip.MustParsePrefix("10.0.0.0/8")} })
+	change(func(a *meta.Account) {
+		a.Disabled, a.Networks = false, access.Networks{netip.MustParsePrefix("10.0.0.0/8")}
+	})
 	w.expect(w.signIn("u-1"), http.StatusForbidden, "cannot be used from 127.0.0.1")
 	change(func(a *meta.Account) { a.Networks, a.Expires = nil, time.Now().Add(-time.Second) })
 	w.expect(w.signIn("u-1"), http.StatusForbidden, "has expired")
