@@ -42,7 +42,7 @@ var allowed = map[string][]string{
 	"internal/auth/ldap":     {},
 	"internal/auth/htpasswd": {},
 	"internal/admin":         {"internal/access", "internal/auth", "internal/auth/oidc", "internal/meta", "internal/oci", "internal/web"},
-	"internal/signin":        {"internal/auth", "internal/auth/oidc", "internal/meta", "internal/oci", "internal/web"},
+	"internal/signin":        {"internal/auth", "internal/auth/oidc", "internal/oci", "internal/web"},
 	"internal/server": {
 		"internal/admin", "internal/auth", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/token",
 		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/certificate", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job",

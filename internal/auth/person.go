@@ -37,6 +37,18 @@ func (e *NameTakenError) Unwrap() error { return ErrCredentials }
 // account. It fails with an ErrCredentials that tells why: the name is taken (*NameTakenError), or the account is disabled, has expired or cannot
 // be used from there.
 func (a *Auth) SignInPerson(ctx context.Context, issuer string, p *oidc.Person, client netip.Addr) (Identity, error) {
+	id, err := a.byPerson(ctx, issuer, p, client)
+	switch {
+	case err == nil:
+		a.noteSignIn(ctx, &id, PeopleSource(issuer), client)
+	case errors.Is(err, ErrCredentials):
+		a.noteRefused(ctx, p.Name, PeopleSource(issuer), client, err.Error())
+	}
+	return id, err
+}
+
+// byPerson is SignInPerson without the audit log.
+func (a *Auth) byPerson(ctx context.Context, issuer string, p *oidc.Person, client netip.Addr) (Identity, error) {
 	now := a.opts.Now()
 	id, err := a.signedIn(ctx, PeopleSource(issuer), &Person{Subject: p.Subject, Name: p.Name, DisplayName: p.DisplayName, Mail: p.Mail, Groups: p.Groups}, now)
 	if err != nil {
@@ -48,7 +60,7 @@ func (a *Auth) SignInPerson(ctx context.Context, issuer string, p *oidc.Person, 
 		return Identity{}, err
 	}
 	if d, ok := facts.Known(client, now); !ok {
-		return Identity{}, &RefusedError{Name: id.Name, Reason: d.Rule}
+		return Identity{}, &RefusedError{Name: id.Name, Reason: d.Rule()}
 	}
 	return id, nil
 }

@@ -48,7 +48,7 @@ func newSignin(ctx context.Context, cfg *Config, db *meta.DB, accounts *auth.Aut
 			return nil, fmt.Errorf("read the key of sign-ins: %w", err)
 		}
 	}
-	opts := signin.Options{Auth: accounts, DB: db, Log: log, ExternalURL: string(cfg.ExternalURL), Client: server.Client, ReadOnly: cfg.ReadOnly}
+	opts := signin.Options{Auth: accounts, Log: log, ExternalURL: string(cfg.ExternalURL), Client: server.Client, ReadOnly: cfg.ReadOnly}
 	for _, p := range cfg.Auth.OIDC {
 		login, err := p.login(cfg, [32]byte(key))
 		if err != nil {

@@ -7,7 +7,6 @@
 package signin
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"html/template"
@@ -25,7 +24,6 @@ import (
 
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/auth/oidc"
-	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/web"
 )
@@ -57,7 +55,6 @@ type Provider struct {
 // Options configure a Handler.
 type Options struct {
 	Auth      *auth.Auth
-	DB        *meta.DB
 	Log       *slog.Logger
 	Providers []Provider // at least one
 	// ExternalURL is the root of the registry as clients see it.
@@ -177,10 +174,10 @@ func (h *Handler) choose(w *web.Response, r *http.Request) error {
 // begin sends a browser to a provider.
 func (h *Handler) begin(w *web.Response, r *http.Request, p *Provider) error {
 	if h.opts.ReadOnly {
-		return h.failed(w, r, p, nil, errReadOnly)
+		return h.failed(w, p, nil, errReadOnly)
 	}
 	if err := p.Login.Begin(w, r, ""); err != nil {
-		return h.failed(w, r, p, nil, err)
+		return h.failed(w, p, nil, err)
 	}
 	return nil
 }
@@ -188,15 +185,15 @@ func (h *Handler) begin(w *web.Response, r *http.Request, p *Provider) error {
 // finish takes a browser back from a provider, and shows a token.
 func (h *Handler) finish(w *web.Response, r *http.Request, p *Provider) error {
 	if h.opts.ReadOnly {
-		return h.failed(w, r, p, nil, errReadOnly)
+		return h.failed(w, p, nil, errReadOnly)
 	}
 	person, _, err := p.Login.Finish(w, r)
 	if err != nil {
-		return h.failed(w, r, p, nil, err)
+		return h.failed(w, p, nil, err)
 	}
 	in, err := h.signIn(r, p, person)
 	if err != nil {
-		return h.failed(w, r, p, person, err)
+		return h.failed(w, p, person, err)
 	}
 	return h.show(w, http.StatusOK, page{Title: "Signed in as " + in.Name, In: in, Host: h.host})
 }
@@ -207,21 +204,11 @@ func (h *Handler) signIn(r *http.Request, p *Provider, person *oidc.Person) (*Si
 	if err != nil {
 		return nil, err
 	}
-	name := "signed in with " + p.Label
-	secret, expires, err := h.opts.Auth.PersonToken(r.Context(), &id, name)
+	secret, expires, err := h.opts.Auth.PersonToken(r.Context(), &id, "signed in with "+p.Label)
 	if err != nil {
 		return nil, err
 	}
-	h.record(r, meta.AuditEntry{AccountID: id.Account, Actor: id.Name, Object: "users/" + id.Name, Detail: name, Allowed: true})
 	return &SignedIn{Name: id.Name, Token: secret, Expires: expires.UTC().Truncate(time.Second)}, nil
-}
-
-// record stores that somebody has signed in, or was not allowed to.
-func (h *Handler) record(r *http.Request, e meta.AuditEntry) {
-	e.Client, e.Action, e.At = h.opts.Client(r).String(), "user.signin", time.Now()
-	if err := h.opts.DB.AddAudit(context.WithoutCancel(r.Context()), []meta.AuditEntry{e}); err != nil {
-		h.opts.Log.Error("an entry of the audit log could not be stored", "actor", e.Actor, "action", e.Action, "object", e.Object, "allowed", e.Allowed, "error", err)
-	}
 }
 
 // deviceClient tells a command line where to sign in.
@@ -245,18 +232,18 @@ func (h *Handler) deviceToken(w *web.Response, r *http.Request, p *Provider) err
 		return oci.Errorf(oci.CodeUnsupported, "the body is not JSON, or too large").WithStatus(http.StatusBadRequest)
 	}
 	if h.opts.ReadOnly {
-		return h.refusal(w, r, p, nil, errReadOnly)
+		return h.refusal(p, nil, errReadOnly)
 	}
 	person, token, err := p.Login.FromDevice(r.Context(), in.IDToken)
 	if err != nil {
-		return h.refusal(w, r, p, nil, err)
+		return h.refusal(p, nil, err)
 	}
 	if !h.spent.take(token.ID, time.Now()) {
 		return oci.Errorf(oci.CodeDenied, "the ID token was used before: sign in again")
 	}
 	signedIn, err := h.signIn(r, p, person)
 	if err != nil {
-		return h.refusal(w, r, p, person, err)
+		return h.refusal(p, person, err)
 	}
 	return reply(w, signedIn)
 }
@@ -292,7 +279,7 @@ func (s *spent) take(id string, now time.Time) bool {
 var errReadOnly = errors.New("the registry is read-only at this moment, so that nobody can sign in with a provider: what you have got before goes on working")
 
 // explain tells what a person hears of a failure, and with which status. It is 0 for a failure of the registry itself.
-func (h *Handler) explain(r *http.Request, p *Provider, person *oidc.Person, err error) (status int, reason string) {
+func (h *Handler) explain(p *Provider, person *oidc.Person, err error) (status int, reason string) {
 	oidcErr, fromIssuer := errors.AsType[*oidc.Error](err)
 	switch {
 	case err == errReadOnly:
@@ -305,16 +292,14 @@ func (h *Handler) explain(r *http.Request, p *Provider, person *oidc.Person, err
 		return http.StatusForbidden, oidcErr.Reason
 	case errors.Is(err, auth.ErrCredentials):
 		h.opts.Log.Info("a sign-in failed", "provider", p.Name, "name", person.Name, "error", err)
-		client := h.opts.Client(r).String()
-		h.record(r, meta.AuditEntry{Actor: "anonymous@" + client, Object: "users/" + person.Name, Detail: p.Label + ": " + err.Error()})
 		return http.StatusForbidden, err.Error()
 	}
 	return 0, ""
 }
 
 // failed shows why somebody is not signed in.
-func (h *Handler) failed(w *web.Response, r *http.Request, p *Provider, person *oidc.Person, err error) error {
-	status, reason := h.explain(r, p, person, err)
+func (h *Handler) failed(w *web.Response, p *Provider, person *oidc.Person, err error) error {
+	status, reason := h.explain(p, person, err)
 	if status == 0 {
 		return err
 	}
@@ -322,8 +307,8 @@ func (h *Handler) failed(w *web.Response, r *http.Request, p *Provider, person *
 }
 
 // refusal tells a command line why nobody is signed in.
-func (h *Handler) refusal(w *web.Response, r *http.Request, p *Provider, person *oidc.Person, err error) error {
-	status, reason := h.explain(r, p, person, err)
+func (h *Handler) refusal(p *Provider, person *oidc.Person, err error) error {
+	status, reason := h.explain(p, person, err)
 	if status == 0 {
 		return err
 	}

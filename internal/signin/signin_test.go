@@ -108,7 +108,7 @@ func newWorld(t testing.TB, others ...string) *world {
 			"u-4": {"preferred_username": "carol@corp.example"},
 		},
 	})
-	opts := Options{Auth: w.accounts, DB: w.db, Log: log, ExternalURL: w.URL, Client: server.Client}
+	opts := Options{Auth: w.accounts, Log: log, ExternalURL: w.URL, Client: server.Client}
 	opts.Providers = append(opts.Providers, Provider{"corp", "Corp & Co", w.login(w.provider.Issuer, "corp", "berth-cli")})
 	for _, name := range others {
 		opts.Providers = append(opts.Providers, Provider{name, strings.ToUpper(name), w.login("http://127.0.0.1:1", name, "")})
@@ -195,8 +195,8 @@ func TestBrowser(t *testing.T) {
 	if err != nil || len(all) != 1 || all[0].Name != "signed in with Corp & Co" || all[0].Expires.Before(time.Now().Add(29*24*time.Hour)) {
 		t.Errorf("%+v, %v", all, err)
 	}
-	entries, _, err := w.db.Audit(t.Context(), meta.AuditFilter{}, meta.AuditPlace{}, 10)
-	if err != nil || len(entries) != 1 || entries[0].Actor != "alice" || entries[0].AccountID != a.ID || entries[0].Action != "user.signin" || !entries[0].Allowed || entries[0].Client != "127.0.0.1" {
+	entries, _, err := w.db.AuditAfter(t.Context(), meta.AuditFilter{}, meta.AuditPlace{}, 10)
+	if err != nil || len(entries) == 0 || entries[0].Actor != "alice" || entries[0].AccountID != a.ID || entries[0].Action != "sign-in" || entries[0].Credential != "oidc:corp" || !entries[0].Allowed || entries[0].Client != "127.0.0.1" {
 		t.Errorf("%+v, %v", entries, err)
 	}
 	if strings.Contains(w.log.String(), token) {
@@ -312,7 +312,7 @@ func TestRefused(t *testing.T) {
 	}
 	no := false
 	entries, _, err := w.db.Audit(ctx, meta.AuditFilter{Allowed: &no}, meta.AuditPlace{}, 10)
-	if err != nil || len(entries) != 5 || entries[0].Object != "users/alice" || entries[0].AccountID != 0 {
+	if err != nil || len(entries) != 5 || entries[0].Object != "alice" || !strings.Contains(entries[0].Detail, "has expired") || entries[0].AccountID != 0 {
 		t.Errorf("%+v, %v", entries, err)
 	}
 	// The person changes their mind.
