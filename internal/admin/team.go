@@ -2,7 +2,9 @@ package admin
 
 import (
 	"errors"
+	"strings"
 
+	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/meta"
 )
 
@@ -135,7 +137,7 @@ func (h *Handler) setGroups(c *call) (any, error) {
 		return nil, err
 	}
 	source := c.PathValue("source")
-	if err := checkName("the name of a directory or issuer", source); err != nil {
+	if err := checkName("the name of a directory or issuer", strings.TrimPrefix(source, auth.PeopleSource(""))); err != nil {
 		return nil, err
 	}
 	if source == meta.LocalAccounts {

@@ -35,7 +35,12 @@ func (a *Auth) noteSignIn(ctx context.Context, id *Identity, how string, client 
 
 // noteFailure notes that somebody could not sign in.
 func (a *Auth) noteFailure(ctx context.Context, name string, client netip.Addr) {
-	a.note(ctx, meta.AuditEntry{Actor: "anonymous@" + client.String(), Client: client.String(), Action: signInAction, Object: clip(name), Detail: "wrong name or password"})
+	a.noteRefused(ctx, name, "", client, "wrong name or password")
+}
+
+// noteRefused notes that somebody could not sign in, and why.
+func (a *Auth) noteRefused(ctx context.Context, name, how string, client netip.Addr, why string) {
+	a.note(ctx, meta.AuditEntry{Actor: "anonymous@" + client.String(), Credential: how, Client: client.String(), Action: signInAction, Object: clip(name), Detail: why})
 }
 
 // NoteDenied notes what somebody was not allowed to do to a repository.

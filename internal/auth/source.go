@@ -119,11 +119,14 @@ var errSource = fmt.Errorf("%w: a directory that knows the account cannot be ask
 func (a *Auth) signedIn(ctx context.Context, source string, p *Person, now time.Time) (Identity, error) {
 	account, err := a.db.AccountOf(ctx, source, p.Subject)
 	if errors.Is(err, meta.ErrNotFound) {
+		if p.Name == anyName || p.Name == anonymous {
+			return Identity{}, &NameTakenError{p.Name}
+		}
 		account = &meta.Account{Account: access.Account{Name: p.Name}, Source: source, Subject: p.Subject, DisplayName: p.DisplayName, Mail: p.Mail, Created: now}
 		if err = a.db.CreateAccount(ctx, account); errors.Is(err, meta.ErrExists) {
 			if account, err = a.db.AccountOf(ctx, source, p.Subject); errors.Is(err, meta.ErrNotFound) { // else another request was first
 				a.opts.Log.Warn("the name of somebody who signs in belongs to another account", "name", p.Name, "source", source)
-				return Identity{}, ErrCredentials
+				return Identity{}, &NameTakenError{p.Name}
 			}
 		}
 	}

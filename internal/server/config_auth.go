@@ -54,6 +54,43 @@ type AuthConfig struct {
 	//	  - issuer: https://gitlab.example.com
 	//	    ca_file: /etc/berth/gitlab-ca.pem
 	Issuers []IssuerConfig `yaml:"issuers"`
+
+	// OpenID Connect providers at which people sign in, with a browser at /auth/oidc or with "berth login". external_url
+	// is needed, because browsers are sent back to EXTERNAL_URL/auth/oidc/NAME/callback. Example:
+	//
+	//	oidc:
+	//	  - name: corp
+	//	    issuer: https://keycloak.example.com/realms/corp
+	//	    client_id: berth
+	//	    client_secret: file:/etc/berth/oidc-secret
+	//	    groups_claim: groups
+	OIDC []OIDCConfig `yaml:"oidc"`
+}
+
+// OIDCConfig is a provider at which people sign in.
+type OIDCConfig struct {
+	// A part of addresses, and of the source oidc:NAME of accounts and groups: lower-case letters and digits, with '-' between.
+	Name string `yaml:"name"`
+	// What people read; empty for the name.
+	Label string `yaml:"label" optional:""`
+	// The URL of the issuer, exactly as in its tokens.
+	Issuer string `yaml:"issuer"`
+	// What the issuer calls this registry.
+	ClientID string `yaml:"client_id"`
+	// What proves it, if the issuer asks for that; file:PATH reads it from a file.
+	ClientSecret Secret `yaml:"client_secret" optional:""`
+	// A file of certificates, in PEM, to trust in place of those of the system.
+	CAFile string `yaml:"ca_file" optional:""`
+	// What is asked for; empty for openid, profile and email.
+	Scopes []string `yaml:"scopes" optional:""`
+	// The claim that user names are made of; empty for preferred_username.
+	NameClaim string `yaml:"name_claim" optional:""`
+	// A domain: @DOMAIN is taken from the end of names, and names of other domains are refused.
+	NameDomain string `yaml:"name_domain" optional:""`
+	// The claim with somebody's groups, or a path such as realm_access.roles; empty to not look at groups.
+	GroupsClaim string `yaml:"groups_claim" optional:""`
+	// What the issuer calls the command line: a public client with the device flow; empty if there is none.
+	DeviceClientID string `yaml:"device_client_id" optional:""`
 }
 
 // IssuerConfig says how an issuer of tokens is reached.
@@ -213,6 +250,7 @@ func (c *Config) checkAuth(require func(ok bool, key, format string, args ...any
 			require(text(set.value) == text(def[i].value), set.key, "this has no effect without auth.ldap.url")
 		}
 	}
+	c.checkOIDC(require)
 }
 
 // openSources opens what accounts are kept in beside the database. The function that it returns closes it.

@@ -155,26 +155,40 @@ const maxSecret = 64 << 10
 func (c *Config) readSecrets(all []setting) []Problem {
 	var problems []Problem
 	for _, s := range all {
-		secret, ok := s.value.Addr().Interface().(*Secret)
-		if !ok {
-			continue
+		for _, secret := range secretsOf(s.value) {
+			path, ok := strings.CutPrefix(secret.Reveal(), "file:")
+			if !ok {
+				continue
+			}
+			b, err := readSmall(path, maxSecret)
+			value := strings.TrimRight(string(b), "\r\n")
+			if err == nil && value == "" {
+				err = fmt.Errorf("%s is empty", path)
+			}
+			if err != nil {
+				problems = append(problems, c.problem(s.key, fmt.Sprintf("read the secret: %v", err)))
+				continue
+			}
+			*secret = NewSecret(value)
 		}
-		path, ok := strings.CutPrefix(secret.Reveal(), "file:")
-		if !ok {
-			continue
-		}
-		b, err := readSmall(path, maxSecret)
-		value := strings.TrimRight(string(b), "\r\n")
-		if err == nil && value == "" {
-			err = fmt.Errorf("%s is empty", path)
-		}
-		if err != nil {
-			problems = append(problems, c.problem(s.key, fmt.Sprintf("read the secret: %v", err)))
-			continue
-		}
-		*secret = NewSecret(value)
 	}
 	return problems
+}
+
+// secretsOf returns the secrets of a setting: itself, or those of the items of a list of sections.
+func secretsOf(v reflect.Value) (all []*Secret) {
+	if s, ok := v.Addr().Interface().(*Secret); ok {
+		return []*Secret{s}
+	}
+	if v.Kind() != reflect.Slice || isList(v.Type()) {
+		return nil
+	}
+	for i := range v.Len() {
+		for j := range v.Index(i).NumField() {
+			all = append(all, secretsOf(v.Index(i).Field(j))...)
+		}
+	}
+	return all
 }
 
 // readSmall reads a file of at most limit bytes.

@@ -132,8 +132,16 @@ func sequence(v reflect.Value) *yaml.Node {
 		}
 		m := &yaml.Node{Kind: yaml.MappingNode}
 		for j := range item.NumField() {
-			key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: item.Type().Field(j).Tag.Get("yaml")}
-			m.Content = append(m.Content, key, value(item.Field(j)))
+			f := item.Type().Field(j)
+			name := f.Tag.Get("yaml")
+			if _, optional := f.Tag.Lookup("optional"); optional && item.Field(j).IsZero() {
+				continue
+			}
+			if s, ok := item.Field(j).Interface().(Secret); ok {
+				m.HeadComment = name + ": " + s.String() // or reading the output back would set the placeholder
+				continue
+			}
+			m.Content = append(m.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name}, value(item.Field(j)))
 		}
 		n.Content = append(n.Content, m)
 	}

@@ -155,6 +155,9 @@ auth:
     user_filter: "(cn={{name}})", name_attribute: a, mail_attribute: b, display_name_attribute: c, id_attribute: d, group_base: ou=g, group_filter: "(memberUid={{name}})",
     group_attribute: dn, nested_groups: true, connections: 2, dial_timeout: 1s, bind_timeout: 2s, search_timeout: 3s}
   issuers: [{issuer: "https://ci.example.com", ca_file: /etc/ci.pem}]
+  oidc:
+    - {name: corp, label: Corp, issuer: "https://accounts.example.com", client_id: berth, client_secret: OS, ca_file: /etc/corp.pem, scopes: [openid, groups],
+      name_claim: email, name_domain: corp.example, groups_claim: groups, device_client_id: berth-cli}
 `
 	environ := []string{
 		"BERTH_LISTEN=unix:/run/berth.sock", "BERTH_DATA=/srv/berth", "BERTH_INSECURE_OPEN=true",
@@ -184,6 +187,8 @@ auth:
 		"BERTH_TLS_ACME_HOSTS=a.example.com, B.Example.COM", "BERTH_TLS_ACME_DIRECTORY=https://acme.example.com/directory",
 		"BERTH_TLS_ACME_ACCEPT_TERMS=true", "BERTH_TLS_ACME_EMAIL=me@example.com", "BERTH_TLS_ACME_CA_FILE=/etc/acme.crt",
 		"BERTH_TLS_ACME_EAB_KEY_ID=kid", "BERTH_TLS_ACME_EAB_KEY=c2VjcmV0",
+		"BERTH_AUTH_OIDC=[{name: corp, label: Corp, issuer: https://accounts.example.com, client_id: berth, client_secret: OS, ca_file: /etc/corp.pem," +
+			"scopes: [openid, groups], name_claim: email, name_domain: corp.example, groups_claim: groups, device_client_id: berth-cli}]",
 	}
 	fromFile, fromEnv := load(t, Places{File: writeConfig(t, text)}), load(t, Places{Env: environ})
 	for _, s := range fromFile.settings() {
@@ -340,7 +345,8 @@ tls: {certificate: c, key: k, more: [{certificate: "d:", key: e}], acme: {hosts:
 disk_reserve: 0
 timeouts: {stop: 0s, idle: 90m}
 storage: {s3: {bucket: b, region: r, path_style: on, redirect: off, redirect_except: ["::1"]}}
-auth: {enabled: true, issuers: [{issuer: "https://ci.example.com", jwks_file: /etc/keys}]}
+auth: {enabled: true, issuers: [{issuer: "https://ci.example.com", jwks_file: /etc/keys}],
+  oidc: [{name: a, issuer: "https://accounts.example.com", client_id: berth}, {name: b, issuer: "https://b.example", client_id: c, scopes: [openid]}]}
 `)
 	c := load(t, Places{File: file, Env: []string{"BERTH_SPARSE=none"}})
 	var out bytes.Buffer
@@ -483,6 +489,55 @@ func TestSecretsStayHidden(t *testing.T) {
 		if _, err := Load(Places{Env: env}); err == nil || !strings.Contains(err.Error(), "BERTH_METRICS_TOKEN: read the secret: "+file) {
 			t.Errorf("a secret of %d bytes gives %v", len(content), err)
 		}
+	}
+}
+
+// Items of lists have secrets, too.
+func TestSecretsOfProviders(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const provider = "issuer: https://a.example, client_id: b"
+	env := []string{"BERTH_EXTERNAL_URL=https://registry.example.com", "BERTH_AUTH_ENABLED=true", "BERTH_AUTH_OIDC=[{name: a, " + provider + ", client_secret: file:" + file + "}]"}
+	c := load(t, Places{Env: env})
+	if got := c.Auth.OIDC[0].ClientSecret.Reveal(); got != "s3cret" {
+		t.Fatalf("the secret is %q", got)
+	}
+	var out, log bytes.Buffer
+	if err := c.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	NewLogger(Log{Format: "json"}, &log).Info("x", "config", c)
+	NewLogger(Log{Format: "text"}, &log).Info("x", "config", c)
+	if shown := out.String() + log.String() + fmt.Sprintf("%+v %#v", c, c.Auth.OIDC); strings.Contains(shown, "s3cret") || strings.Contains(shown, fmt.Sprintf("%x", "s3cret")) {
+		t.Errorf("the secret is shown: %s", shown)
+	}
+	if !strings.Contains(out.String(), "# client_secret: [hidden]\n") {
+		t.Errorf("it is not said that there is a secret: %s", out.String())
+	}
+	printed := filepath.Join(t.TempDir(), "berth.yaml")
+	if err := os.WriteFile(printed, out.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again := load(t, Places{File: printed}); len(again.Auth.OIDC) != 1 || again.Auth.OIDC[0].ClientSecret.IsSet() {
+		t.Errorf("printed and read: %+v", again.Auth.OIDC)
+	}
+	for value, want := range map[string]string{
+		"[{name: a, " + provider + ", client_secret: file:/none}]":   "read the secret",
+		"[{name: A, " + provider + "}]":                              "lower-case letters",
+		"[{name: a-, " + provider + "}]":                             "lower-case letters",
+		"[{name: a/b, " + provider + "}]":                            "lower-case letters",
+		"[{name: a, " + provider + "}, {name: a, " + provider + "}]": "stands twice",
+		"[{name: a, issuer: https://a.example}]":                     `"client_id" is missing`,
+	} {
+		env[2] = "BERTH_AUTH_OIDC=" + value
+		if _, err := Load(Places{Env: env}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s gives %v, want %q", value, err, want)
+		}
+	}
+	if _, err := Load(Places{Env: []string{env[1], "BERTH_AUTH_OIDC=[{name: a, " + provider + "}]"}}); err == nil || !strings.Contains(err.Error(), "external_url") {
+		t.Errorf("without external_url: %v", err)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/berthregistry/berth/internal/job"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/registry"
+	"github.com/berthregistry/berth/internal/signin"
 	"github.com/berthregistry/berth/internal/token"
 	"github.com/berthregistry/berth/internal/web"
 )
@@ -84,6 +85,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	var accounts *auth.Auth
 	var tokens *token.Handler
 	var management *admin.Handler
+	var people *signin.Handler
 	closeSources := func() {}
 	if cfg.Auth.Enabled {
 		var sources []auth.Source
@@ -95,6 +97,9 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		}
 		management = admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, ReadOnly: cfg.ReadOnly})
 		if err := offerSetup(ctx, cfg, log, management); err != nil {
+			return nil, nil, errors.Join(err, storage.Close())
+		}
+		if people, err = newSignin(ctx, cfg, db, accounts, server, log); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
 		options.Auth, options.Service, options.Origin = accounts, cfg.Service(), server.Origin
@@ -133,15 +138,16 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	if len(jobs) > 0 && !cfg.ReadOnly {
 		background.Go(func() { runner.Run(ctx, jobs...) })
 	}
-	return server.Handler(routes(protocol, tokens, management)), func() error {
+	return server.Handler(routes(protocol, tokens, management, people)), func() error {
 		background.Wait()
 		closeSources()
 		return storage.Close()
 	}, nil
 }
 
-// routes sends a request to what serves its path. Without access control there is no token service and nothing to manage.
-func routes(protocol *distribution.Handler, tokens *token.Handler, management *admin.Handler) web.HandlerFunc {
+// routes sends a request to what serves its path. Without access control there is no token service and nothing to manage, without
+// providers nobody signs in at one.
+func routes(protocol *distribution.Handler, tokens *token.Handler, management *admin.Handler, people *signin.Handler) web.HandlerFunc {
 	if tokens == nil {
 		return protocol.Serve
 	}
@@ -156,6 +162,9 @@ func routes(protocol *distribution.Handler, tokens *token.Handler, management *a
 		}
 		if strings.HasPrefix(r.URL.Path, admin.Prefix) {
 			return management.Serve(w, r)
+		}
+		if people != nil && signin.Serves(r.URL.Path) {
+			return people.Serve(w, r)
 		}
 		return protocol.Serve(w, r)
 	}

@@ -57,6 +57,20 @@ func StoredCredentials() (CredentialFunc, error) {
 	}, nil
 }
 
+// StoreCredential keeps a credential for a registry's host as docker login does: with the credential helper that Docker's configuration
+// file names, or else in that file, which only its owner can read. It returns the file's name. Podman reads it, too.
+func StoreCredential(ctx context.Context, host string, c Credential) (file string, err error) {
+	store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{AllowPlaintextPut: true})
+	if err != nil {
+		return "", fmt.Errorf("read the credentials that docker login keeps: %w", err)
+	}
+	kept := auth.Credential{Username: c.Username, Password: c.Password, RefreshToken: c.IdentityToken, AccessToken: c.AccessToken}
+	if err := store.Put(ctx, credentials.ServerAddressFromRegistry(host), kept); err != nil {
+		return "", fmt.Errorf("keep the credential in %s, as docker login does: %w", store.ConfigPath(), err)
+	}
+	return store.ConfigPath(), nil
+}
+
 func podmanFiles() []string {
 	if path := os.Getenv("REGISTRY_AUTH_FILE"); path != "" {
 		return []string{path}

@@ -212,6 +212,11 @@ func (l *Login) FromDevice(ctx context.Context, raw string) (*Person, *Token, er
 	return person, t, nil
 }
 
+// Device returns what DeviceLogin needs for FromDevice: the issuer's URL, the client and the scopes. ok is false if there is no device flow.
+func (l *Login) Device() (issuer, clientID string, scopes []string, ok bool) {
+	return l.opt.Issuer.url, l.opt.DeviceClientID, slices.Clone(l.opt.Scopes), l.opt.DeviceClientID != ""
+}
+
 // verify checks that a token is an ID token for the given client, where Issuer.Verify takes any token.
 func (l *Login) verify(ctx context.Context, raw, clientID string) (*Token, error) {
 	t, err := l.opt.Issuer.Verify(ctx, raw, clientID)

@@ -1,0 +1,109 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/auth/oidc"
+	"github.com/berthregistry/berth/internal/meta"
+)
+
+// PeopleSource is the source of accounts and groups of the people who sign in at the issuer that is configured under a name.
+func PeopleSource(issuer string) string { return "oidc:" + issuer }
+
+// anonymous stands in messages for who has not signed in.
+const anonymous = "anonymous"
+
+// NameTakenError says that somebody who comes for the first time has the name of another account. It is an ErrCredentials.
+type NameTakenError struct{ Name string }
+
+// Error implements error.
+func (e *NameTakenError) Error() string {
+	if e.Name == anyName || e.Name == anonymous {
+		return fmt.Sprintf("the name %s has a meaning of its own here: have another one given to you where your account is kept", e.Name)
+	}
+	return fmt.Sprintf("the name %s belongs to another account of this registry: ask its administrator to delete that one (berth user delete %s), or have another name given to you where your account is kept",
+		e.Name, e.Name)
+}
+
+// Unwrap returns ErrCredentials.
+func (e *NameTakenError) Unwrap() error { return ErrCredentials }
+
+// SignInPerson returns the identity of somebody who has signed in at the issuer that is configured under a name. Those who come for the first time get an
+// account. It fails with an ErrCredentials that tells why: the name is taken (*NameTakenError), or the account is disabled, has expired or cannot
+// be used from there.
+func (a *Auth) SignInPerson(ctx context.Context, issuer string, p *oidc.Person, client netip.Addr) (Identity, error) {
+	id, err := a.byPerson(ctx, issuer, p, client)
+	switch {
+	case err == nil:
+		a.noteSignIn(ctx, &id, PeopleSource(issuer), client)
+	case errors.Is(err, ErrCredentials):
+		a.noteRefused(ctx, p.Name, PeopleSource(issuer), client, err.Error())
+	}
+	return id, err
+}
+
+// byPerson is SignInPerson without the audit log.
+func (a *Auth) byPerson(ctx context.Context, issuer string, p *oidc.Person, client netip.Addr) (Identity, error) {
+	now := a.opts.Now()
+	id, err := a.signedIn(ctx, PeopleSource(issuer), &Person{Subject: p.Subject, Name: p.Name, DisplayName: p.DisplayName, Mail: p.Mail, Groups: p.Groups}, now)
+	if err != nil {
+		return Identity{}, err
+	}
+	id.Client = client
+	facts, err := a.db.Facts(ctx, id.Account, 0, "")
+	if err != nil {
+		return Identity{}, err
+	}
+	if d, ok := facts.Known(client, now); !ok {
+		return Identity{}, &RefusedError{Name: id.Name, Reason: d.Rule()}
+	}
+	return id, nil
+}
+
+// RefusedError says why an account cannot be signed in to. It is an ErrCredentials, and for who has proved that the account is theirs.
+type RefusedError struct{ Name, Reason string }
+
+// Error implements error.
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("%s cannot sign in: %s; the registry's administrator can change that", e.Name, e.Reason)
+}
+
+// Unwrap returns ErrCredentials.
+func (e *RefusedError) Unwrap() error { return ErrCredentials }
+
+const (
+	personTokenLifetime = 30 * 24 * time.Hour
+	maxPersonTokens     = 5 // of one name; the oldest go
+)
+
+// PersonToken gives somebody who has signed in at an issuer a personal access token of a name, of at most 64 bytes, which lets them do what they may for 30 days. It takes
+// the place of the oldest of the name if there are more than 5.
+func (a *Auth) PersonToken(ctx context.Context, id *Identity, name string) (secret string, expires time.Time, err error) {
+	c := &meta.Credential{Kind: meta.TokenCredential, Created: a.opts.Now()}
+	c.Name, c.Actions, c.Expires = name, access.All, c.Created.Add(personTokenLifetime)
+	if secret, err = a.NewCredential(ctx, id.Account, c); err != nil {
+		return "", time.Time{}, err
+	}
+	all, err := a.db.Credentials(ctx, id.Account) // oldest first
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	kept := 0
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].Kind != c.Kind || all[i].Name != c.Name {
+			continue
+		}
+		if kept++; kept <= maxPersonTokens {
+			continue
+		}
+		if err := a.db.DeleteCredential(ctx, id.Account, all[i].ID); err != nil && !errors.Is(err, meta.ErrNotFound) {
+			return "", time.Time{}, err
+		}
+	}
+	return secret, c.Expires, nil
+}
