@@ -722,3 +722,28 @@ func TestTrust(t *testing.T) {
 	w.want(403, owner, "POST", robot+"/trust", inside, nil)
 	w.want(201, root, "POST", robot+"/trust", inside, nil)
 }
+
+// Whoever comes by a certificate is looked at for each request as others are.
+func TestCertificate(t *testing.T) {
+	w := newWorld(t)
+	_, root := w.administrator("root")
+	w.user("bob", nil)
+	as := func(status int, method, path, body string) {
+		t.Helper()
+		if a := w.do(who{}, method, Prefix+path, body, certificateHeader, "bob"); a.StatusCode != status {
+			t.Errorf("%s %s: status %d, expected %d: %s", method, path, a.StatusCode, status, a.body)
+		}
+	}
+	as(200, "GET", "account", "")
+	as(201, "POST", "account/tokens", `{}`)
+	as(403, "GET", "users", "")
+	for _, change := range []string{`{"disabled":true}`, `{"disabled":false,"expires":"2020-01-01T00:00:00Z"}`, `{"expires":"","networks":["192.0.2.0/24"]}`} {
+		w.want(200, root, "PATCH", "users/bob", change, nil)
+		for _, path := range []string{"account", "account/tokens", "users", "organizations/team", "explain?repository=team/app&action=pull"} {
+			as(401, "GET", path, "")
+		}
+		as(401, "POST", "account/tokens", `{}`)
+	}
+	w.want(204, root, "DELETE", "users/bob", "", nil)
+	as(401, "GET", "account", "")
+}

@@ -3,6 +3,8 @@ package admin
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -66,7 +68,7 @@ func newNode(t testing.TB, database string) *world {
 	w := &world{TB: t, db: db, log: new(logBuffer)}
 	now := func() time.Time { return time.Now().Add(time.Duration(w.late.Load())) }
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	a, err := auth.New(db, auth.Options{Log: log, Service: "berth", TokenLifetime: 5 * time.Minute, KeyLifetime: 24 * time.Hour, Now: now})
+	a, err := auth.New(db, auth.Options{Log: log, Service: "berth", TokenLifetime: 5 * time.Minute, KeyLifetime: 24 * time.Hour, Now: now, Certificate: certificate})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +83,13 @@ func newNode(t testing.TB, database string) *world {
 		}
 	})
 	return w
+}
+
+// certificateHeader has the common name of a client's certificate, in the place of a connection that has one.
+const certificateHeader = "X-Test-Certificate"
+
+func certificate(r *http.Request) *x509.Certificate {
+	return &x509.Certificate{Subject: pkix.Name{CommonName: r.Header.Get(certificateHeader)}}
 }
 
 // who signs a request; the zero value is anonymous.
