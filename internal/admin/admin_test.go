@@ -129,6 +129,8 @@ func TestBadInput(t *testing.T) {
 		{"POST", "organizations/team/teams", `{"name":"a/b"}`, "lower-case"},
 		{"PUT", "organizations/team/teams/dev/groups/local", `{"names":["x"]}`, "no groups"},
 		{"PUT", "organizations/team/teams/dev/groups/ldap", `{"names":[""]}`, "no name of a group"},
+		{"PUT", "organizations/team/teams/dev/groups/oidc:", `{"names":["x"]}`, "directory or issuer"},
+		{"PUT", "organizations/team/teams/dev/groups/oidc:oidc:a", `{"names":["x"]}`, "directory or issuer"},
 		{"POST", "organizations/team/robots", `{"name":"a","admin":true}`, "give it grants"},
 		{"POST", "organizations/team/robots", `{"name":"team+a"}`, "lower-case"},
 		{"POST", "organizations/team/robots/ci/secrets/rotate", `{"overlap":"-1h"}`, "overlap"},
@@ -447,6 +449,8 @@ func TestLists(t *testing.T) {
 		w.user(name, nil)
 		w.want(204, root, "PUT", "organizations/team/teams/b/members/"+name, `{}`, nil)
 	}
+	w.want(204, root, "PUT", "organizations/team/teams/b/groups/oidc:corp", `{"names":["z"]}`, nil)
+	w.want(204, root, "PUT", "organizations/team/teams/b/groups/oidc:corp", `{"names":[]}`, nil)
 	w.want(204, root, "PUT", "organizations/team/teams/b/groups/ldap", `{"names":["y","x"]}`, nil)
 	for path, want := range map[string]string{
 		"users":                              "a b root",
