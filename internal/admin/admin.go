@@ -46,8 +46,7 @@ type Options struct {
 type Handler struct {
 	opts   Options
 	origin *http.CrossOriginProtection
-
-	administrators sync.Mutex // held while one may stop being one
+	first  sync.Mutex // held while the first administrator is made
 }
 
 // New returns the API over the accounts of a database.

@@ -216,7 +216,7 @@ func TestLastAdministratorOfNodes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if left, err := a.h.hasAdministrator(ctx, ""); err != nil || !left {
+		if left, err := a.db.HasAdministrator(ctx); err != nil || !left {
 			t.Fatalf("round %d: no administrator is left: %v, %v", round, failures, err)
 		}
 	}

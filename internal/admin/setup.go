@@ -64,7 +64,7 @@ func (h *Handler) setupIsOver(ctx context.Context) (bool, error) {
 	if err != nil && !errors.Is(err, meta.ErrNotFound) || string(v) == setupDone {
 		return err == nil, err
 	}
-	there, err := h.hasAdministrator(ctx, "")
+	there, err := h.opts.DB.HasAdministrator(ctx)
 	if err != nil || !there || h.opts.ReadOnly {
 		return there, err
 	}
@@ -99,8 +99,8 @@ var errSetup = oci.Errorf(oci.CodeDenied, "the one-time secret is wrong, too old
 	"the log of the server has it while there is no administrator, and a restart makes it valid for another day")
 
 func (h *Handler) firstAdministrator(ctx context.Context, n NewSetup) (any, error) {
-	h.administrators.Lock()
-	defer h.administrators.Unlock()
+	h.first.Lock()
+	defer h.first.Unlock()
 	token, until, err := h.setupToken(ctx)
 	if err != nil {
 		return nil, err

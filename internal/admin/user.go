@@ -179,12 +179,7 @@ func (h *Handler) deleteUser(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if administers(a) { // what is refused for the last one
-		if _, err := h.change(c.Context(), a.Name, func(a *meta.Account) { a.Admin = false }); err != nil {
-			return nil, err
-		}
-	}
-	return nil, h.opts.DB.DeleteAccount(c.Context(), a.Name)
+	return nil, keeping(h.opts.DB.DeleteAccount(c.Context(), a.Name))
 }
 
 // NewPassword is the password that a user gets.

@@ -11,6 +11,9 @@ import (
 // ErrExists: something of that name is there already.
 var ErrExists = errors.New("it exists already")
 
+// ErrLastAdministrator: without the account, nobody could manage the registry.
+var ErrLastAdministrator = errors.New("it is the last administrator")
+
 // LocalAccounts is the source of accounts that are kept here.
 const LocalAccounts = "local"
 
@@ -119,37 +122,91 @@ func (t *tx) organizationOf(name string) (*int64, error) {
 	return &id, err
 }
 
+// Administers tells whether an account is one of those of which ManageAccount leaves one: an administrator of the registry, now
+// and for ever.
+func (a *Account) Administers() bool {
+	return a.Admin && !a.Disabled && !a.Robot && a.Expires.IsZero()
+}
+
+// administrators are the rows of accounts that administer.
+const administrators = `account WHERE admin = 1 AND disabled = 0 AND robot = 0 AND expires_at IS NULL`
+
+// HasAdministrator tells whether there is an account that administers.
+func (db *DB) HasAdministrator(ctx context.Context) (bool, error) {
+	var there bool
+	err := db.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM `+administrators+`)`).Scan(&there)
+	return there, err
+}
+
+// keepAdministrator fails with ErrLastAdministrator if no account but one administers. The one that it finds stays until the
+// change ends. Of two changes that find each other's, one is made anew.
+func (t *tx) keepAdministrator(but int64) error {
+	var other int64
+	err := t.queryRow(`SELECT id FROM `+administrators+` AND id <> $1 ORDER BY id LIMIT 1`+t.locking("FOR UPDATE"), but).Scan(&other)
+	if errors.Is(err, ErrNotFound) {
+		return ErrLastAdministrator
+	}
+	return err
+}
+
 // ChangeAccount reads an account by name, has change alter it and stores what may be altered: DisplayName, Mail, Password,
 // Admin, Disabled, Networks, Expires, Source and Subject. With an error from change nothing happens.
 // It returns ErrNotFound if there is no such account. change may run more than once.
 func (db *DB) ChangeAccount(ctx context.Context, name string, change func(*Account) error) error {
+	return db.update(ctx, func(t *tx) error { return t.changeAccount(name, change, false) })
+}
+
+// ManageAccount is ChangeAccount, but leaves an account that administers: else it fails with ErrLastAdministrator.
+func (db *DB) ManageAccount(ctx context.Context, name string, change func(*Account) error) error {
+	return db.update(ctx, func(t *tx) error { return t.changeAccount(name, change, true) })
+}
+
+func (t *tx) changeAccount(name string, change func(*Account) error, keep bool) error {
+	a, err := t.account(name, "FOR NO KEY UPDATE OF a")
+	if err != nil {
+		return err
+	}
+	before := *a
+	if err := change(a); err != nil {
+		return err
+	}
+	if keep && before.Administers() && !a.Administers() {
+		if err := t.keepAdministrator(a.ID); err != nil {
+			return err
+		}
+	}
+	if a.Password != before.Password { // what was got for it goes with it
+		if _, err := t.exec(`DELETE FROM credential WHERE account_id = $1 AND kind = $2`, a.ID, string(RefreshCredential)); err != nil {
+			return err
+		}
+	}
+	t.touchRights()
+	_, err = t.exec(`UPDATE account SET source = $2, subject = $3, display_name = $4, mail = $5, password = $6, admin = $7, disabled = $8, networks = $9,
+		expires_at = $10 WHERE id = $1`, a.ID, a.Source, nullText(asText(a.Subject)), asText(a.DisplayName), asText(a.Mail), nullText(a.Password),
+		number(a.Admin), number(a.Disabled), a.Networks.String(), nullTime(a.Expires))
+	return err
+}
+
+// account returns an account by name and locks its row.
+func (t *tx) account(name, lock string) (*Account, error) {
+	return scanAccount(t.queryRow(`SELECT `+accountColumns+` FROM `+accountTables+` WHERE a.name = $1`+t.locking(lock), asText(name)).Scan)
+}
+
+// DeleteAccount deletes an account and all that hangs on it. It fails with ErrNotFound, or with ErrLastAdministrator if no other
+// account administers.
+func (db *DB) DeleteAccount(ctx context.Context, name string) error {
 	return db.update(ctx, func(t *tx) error {
-		a, err := scanAccount(t.queryRow(`SELECT `+accountColumns+` FROM `+accountTables+` WHERE a.name = $1`+t.locking("FOR NO KEY UPDATE OF a"), asText(name)).Scan)
+		a, err := t.account(name, "FOR UPDATE OF a")
 		if err != nil {
 			return err
 		}
-		password := a.Password
-		if err := change(a); err != nil {
-			return err
-		}
-		if a.Password != password { // what was got for it goes with it
-			if _, err := t.exec(`DELETE FROM credential WHERE account_id = $1 AND kind = $2`, a.ID, string(RefreshCredential)); err != nil {
+		if a.Administers() {
+			if err := t.keepAdministrator(a.ID); err != nil {
 				return err
 			}
 		}
 		t.touchRights()
-		_, err = t.exec(`UPDATE account SET source = $2, subject = $3, display_name = $4, mail = $5, password = $6, admin = $7, disabled = $8, networks = $9,
-			expires_at = $10 WHERE id = $1`, a.ID, a.Source, nullText(asText(a.Subject)), asText(a.DisplayName), asText(a.Mail), nullText(a.Password),
-			number(a.Admin), number(a.Disabled), a.Networks.String(), nullTime(a.Expires))
-		return err
-	})
-}
-
-// DeleteAccount deletes an account and all that hangs on it, or returns ErrNotFound.
-func (db *DB) DeleteAccount(ctx context.Context, name string) error {
-	return db.update(ctx, func(t *tx) error {
-		t.touchRights()
-		return t.one(`DELETE FROM account WHERE name = $1`, asText(name))
+		return t.one(`DELETE FROM account WHERE id = $1`, a.ID)
 	})
 }
 

@@ -188,7 +188,7 @@ func exerciseRights(t *testing.T, db *DB) {
 
 // rightless are the methods that change something which no right rests on.
 var rightless = []string{
-	"Doomed", "DoomOrphan", "Buried", "SetSetting", "SettingOr", "StartJob", "RenewJob", "EndJob", "ReleaseJob", "ofHolder",
+	"Doomed", "DoomOrphan", "Buried", "SetSetting", "DeleteSetting", "SettingOr", "StartJob", "RenewJob", "EndJob", "ReleaseJob", "ofHolder",
 	"SaveUpload", "CancelUpload", "ExpireUploads", "TouchBlob", "UsedCredential",
 	"AddTrustRule", "DeleteTrustRule", "AddSigningKey", "DeleteSigningKeys", "AddAudit", "DeleteAudit",
 	"NoteFailures", "ClearFailures", "DeleteOldFailures", "DeleteTag", // which leaves the manifest
@@ -295,6 +295,12 @@ func TestFactsAreExact(t *testing.T) {
 		}},
 		{"ChangeAccount", func() error {
 			return db.ChangeAccount(ctx, "ann", func(a *Account) error { a.Admin = true; return nil })
+		}},
+		{"ManageAccount", func() error {
+			return db.ManageAccount(ctx, "ann", func(a *Account) error {
+				a.Networks = access.Networks{netip.MustParsePrefix("10.0.0.0/8")}
+				return nil
+			})
 		}},
 		{"ChangeAccount", func() error {
 			return db.ChangeAccount(ctx, "ann", func(a *Account) error {
@@ -632,6 +638,71 @@ func TestFactsAndManifest(t *testing.T) {
 			if !db.embedded() && asked != 1 {
 				t.Errorf("%d statements", asked)
 			}
+		}
+	}
+}
+
+// The last account that administers can neither be deleted nor become less.
+func TestLastAdministrator(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	make := func(name string, change func(*Account)) {
+		a := &Account{Source: LocalAccounts, Created: at(0)}
+		a.Name, a.Admin = name, true
+		change(a)
+		must(t, db.CreateAccount(ctx, a))
+	}
+	if there, err := db.HasAdministrator(ctx); err != nil || there {
+		t.Errorf("%t, %v", there, err)
+	}
+	make("robot", func(a *Account) { a.Robot = true })
+	make("disabled", func(a *Account) { a.Disabled = true })
+	make("passing", func(a *Account) { a.Expires = at(1) })
+	make("one", func(*Account) {})
+	less := func(name string, change func(*Account)) error {
+		return db.ManageAccount(ctx, name, func(a *Account) error { change(a); return nil })
+	}
+	for _, change := range []func(*Account){
+		func(a *Account) { a.Admin = false }, func(a *Account) { a.Disabled = true }, func(a *Account) { a.Expires = at(5) },
+	} {
+		wantErr(t, less("one", change), ErrLastAdministrator)
+	}
+	wantErr(t, db.DeleteAccount(ctx, "one"), ErrLastAdministrator)
+	must(t, less("one", func(a *Account) { a.Mail = "one@example.com" }))
+	must(t, less("disabled", func(a *Account) { a.Admin = false }))
+	if there, err := db.HasAdministrator(ctx); err != nil || !there {
+		t.Errorf("%t, %v", there, err)
+	}
+	// Of two who take the last two away, one is refused.
+	for round := range 20 {
+		names := []string{fmt.Sprint("x", round), fmt.Sprint("y", round)}
+		for _, name := range names {
+			make(name, func(*Account) {})
+		}
+		if round == 0 {
+			must(t, db.DeleteAccount(ctx, "one"))
+		} else {
+			for _, name := range []string{"x", "y"} {
+				must(t, db.DeleteAccount(ctx, name+fmt.Sprint(round-1)))
+			}
+		}
+		var wg sync.WaitGroup
+		errs := [2]error{}
+		for i, name := range names {
+			wg.Go(func() {
+				if i == 0 {
+					errs[i] = db.DeleteAccount(ctx, name)
+				} else {
+					errs[i] = less(name, func(a *Account) { a.Admin = false })
+				}
+			})
+		}
+		wg.Wait()
+		if (errs[0] == nil) == (errs[1] == nil) || errs[0] != nil && !errors.Is(errs[0], ErrLastAdministrator) || errs[1] != nil && !errors.Is(errs[1], ErrLastAdministrator) {
+			t.Fatalf("round %d: %v", round, errs)
+		}
+		if errs[0] == nil {
+			make(names[0], func(a *Account) { a.Admin = false })
 		}
 	}
 }

@@ -36,6 +36,7 @@ CREATE TABLE account (
   seen_at         INTEGER,
   UNIQUE (source, subject)
 );
+CREATE INDEX account_admin ON account (id) WHERE admin = 1;
 CREATE INDEX account_organization ON account (organization_id) WHERE organization_id IS NOT NULL;
 
 -- What an account proves itself with beside a password: tokens of users, secrets of robots, refresh tokens. hash is of the
