@@ -121,8 +121,9 @@ type Patterns []string
 
 // ParsePatterns reads patterns with spaces between.
 func ParsePatterns(s string) (Patterns, error) {
-	p := Patterns(strings.Fields(s))
-	for _, one := range p {
+	var p Patterns
+	for one := range strings.FieldsSeq(s) {
+		p = append(p, one)
 		if bare := strings.TrimPrefix(one, "!"); bare == "" || !doublestar.ValidatePattern(bare) {
 			return nil, fmt.Errorf("%q is no pattern: it is a name in which * stands for anything within a part between slashes, and ** for any number of parts", one)
 		}

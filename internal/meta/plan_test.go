@@ -170,6 +170,9 @@ var sorting = regexp.MustCompile(`FROM tag WHERE manifest_id = \$1 ORDER BY name
 // unplanned are the statements that look at everything, and those that only PostgreSQL gets.
 var unplanned = regexp.MustCompile(`^SELECT COUNT\(\*\) FROM upload WHERE storage_key IS NOT NULL$|FOR NO KEY UPDATE$`)
 
+// fused are the parts of the statement that finds rights and manifest at once, which SQLite with its cache does not need.
+var fused = regexp.MustCompile(`m\.size, CASE WHEN m\.size <= \$6|AND t\.name = \$5 LEFT JOIN|AND m\.digest = \$5$`)
+
 // Every statement finds its rows by an index, in every table, and needs no sorting.
 func TestSQLiteStatementsUseIndexes(t *testing.T) {
 	db := newDB(t)
@@ -190,7 +193,7 @@ func TestSQLiteStatementsUseIndexes(t *testing.T) {
 	}
 	// None is left out: each literal of the source that is SQL is part of a text that was planned.
 	for _, literal := range literals(t) {
-		if !unplanned.MatchString(literal) && !slices.ContainsFunc(texts, func(s string) bool { return strings.Contains(s, literal) }) {
+		if !unplanned.MatchString(literal) && !fused.MatchString(literal) && !slices.ContainsFunc(texts, func(s string) bool { return strings.Contains(s, literal) }) {
 			t.Errorf("no method that the test calls uses\n%s", literal)
 		}
 	}
