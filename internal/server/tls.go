@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -133,6 +134,9 @@ func secureURL(external, host, port string, u *url.URL) string {
 	if err != nil || external == "" {
 		name := hostOf(host)
 		if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(hostChars+"_:", r) }) {
+			return ""
+		}
+		if _, err := netip.ParseAddr(name); err != nil && strings.Contains(name, ":") {
 			return ""
 		}
 		base = &url.URL{Scheme: "https", Host: strings.TrimSuffix(net.JoinHostPort(name, cmp.Or(port, "443")), ":443")}

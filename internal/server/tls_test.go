@@ -236,6 +236,7 @@ func FuzzSecureURL(f *testing.F) {
 	f.Add("registry.example.com:80", "/v2/?x#y")
 	f.Add("[::1]", "//a@b\\c")
 	f.Add("a:b:c", "/%2f%00%zz")
+	f.Add(":0:", "/0")
 	f.Add("evil.com#", "http://x/")
 	f.Fuzz(func(t *testing.T, host, target string) {
 		u, err := url.ParseRequestURI(target)
