@@ -69,7 +69,7 @@ first.` + managementHelp,
 		Example: `  berth audit --since 24h --denied
   berth audit --prefix organizations/team/ --limit 20
   berth audit --export --since 2026-11-01 --until 2026-12-01 >november.jsonl`,
-		Args: cobra.NoArgs,
+		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: m.run(func(cmd *cobra.Command, _ []string) error {
 			query, err := f.query()
 			switch {
@@ -94,6 +94,7 @@ first.` + managementHelp,
 	flags.IntVar(&limit, "limit", 100, "print `N` entries at most")
 	flags.BoolVar(&export, "export", false, "print all entries as lines of JSON, the oldest first")
 	m.addFlags(flags)
+	completeFlag(m, cmd, "actor", accountNames)
 	return cmd
 }
 

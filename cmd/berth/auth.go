@@ -27,7 +27,7 @@ administers the organization.`,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, begin string) ([]string, cobra.ShellCompDirective) {
 			switch len(args) {
 			case 0:
-				return complete(m, 0, one("users"))(cmd, args, begin)
+				return complete(m, accountNames)(cmd, args, begin)
 			case 2:
 				return actionNames(), cobra.ShellCompDirectiveNoFileComp
 			}

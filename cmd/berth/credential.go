@@ -32,7 +32,7 @@ func newCredentialCommand() *cobra.Command {
 		Use:   "credential",
 		Short: "Hand the token of a CI job or a pod to docker or the kubelet",
 		Long: `Hand the token that a CI job or a pod has anyway to docker or the kubelet, in the place of a password. A registry with a trust
-rule for it lets the job in as a robot (berth robot trust).
+rule for it lets the job in as a robot (berth trust).
 
 The token is the value of BERTH_TOKEN, the content of the file that BERTH_TOKEN_FILE names, or, in a job of GitHub Actions that may have
 one (permissions: id-token: write), what GitHub gives for the audience BERTH_TOKEN_AUDIENCE, or else the registry's host.`,

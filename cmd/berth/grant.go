@@ -43,8 +43,9 @@ func (f *grantFlags) add(m *management, cmd *cobra.Command) {
 	flags.StringVar(&f.robot, "robot", "", "the robot `[ORG+]NAME`")
 	flags.StringVar(&f.team, "team", "", "the `TEAM` of ORG, or ORG/TEAM")
 	cmd.MarkFlagsMutuallyExclusive("user", "robot", "team")
-	_ = cmd.RegisterFlagCompletionFunc("user", complete(m, 0, one("users")))
-	_ = cmd.RegisterFlagCompletionFunc("robot", complete(m, 0, one("robots")))
+	completeFlag(m, cmd, "user", namesOf("users"))
+	completeFlag(m, cmd, "robot", robotNames)
+	completeFlag(m, cmd, "team", teamNames)
 }
 
 // where returns the path of the grants, and the arguments without the organization.
@@ -77,7 +78,7 @@ for the same account or team, repositories and tags takes the place of the one b
   berth grant add team --robot team+ci --action pull,push
   berth grant add team --robot team+ci --action overwrite --tag '!v*'
   berth grant add --everywhere --robot backup --role reader`,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: complete(m, 0, one("organizations")),
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: complete(m, namesOf("organizations")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			where, rest, err := f.where(cmd, args)
 			switch {
@@ -130,7 +131,7 @@ func newGrantListCommand(m *management) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list ORG|--everywhere", Aliases: []string{"ls"}, Short: "List the grants in an organization, or those that are everywhere",
 		Long: "With --user, --robot or --team in the place of ORG, all grants of an account or a team.",
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: complete(m, 0, one("organizations")),
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: complete(m, namesOf("organizations")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			f.everywhere = f.everywhere || len(args) == 0 && (f.account() != "" || f.team != "")
 			where, _, err := f.where(cmd, args)
@@ -161,7 +162,20 @@ func newGrantRemoveCommand(m *management) *cobra.Command {
 	var f grantFlags
 	cmd := &cobra.Command{
 		Use: "remove ORG|--everywhere ID", Aliases: []string{"rm"}, Short: "Take a grant back, at once",
-		Args: cobra.MaximumNArgs(2), ValidArgsFunction: complete(m, 0, one("organizations")),
+		Args: cobra.MaximumNArgs(2),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, begin string) ([]string, cobra.ShellCompDirective) {
+			ids := func([]string, string) (string, string) {
+				where, _, err := f.where(cmd, args)
+				if err != nil {
+					return "", ""
+				}
+				return where, ""
+			}
+			if f.everywhere {
+				return complete(m, ids)(cmd, args, begin)
+			}
+			return complete(m, namesOf("organizations"), ids)(cmd, args, begin)
+		},
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			where, rest, err := f.where(cmd, args)
 			if err != nil {

@@ -66,6 +66,9 @@ func (m *management) group(use, short string, subs ...*cobra.Command) *cobra.Com
 func addCommands(cmd *cobra.Command, subs ...*cobra.Command) {
 	for _, sub := range subs {
 		sub.Long = strings.TrimSuffix(sub.Short+".\n\n"+sub.Long, "\n\n") + managementHelp
+		if sub.ValidArgsFunction == nil {
+			sub.ValidArgsFunction = cobra.NoFileCompletions
+		}
 	}
 	cmd.AddCommand(subs...)
 }
@@ -339,28 +342,3 @@ func path(parts ...string) string {
 	}
 	return strings.Join(escaped, "/")
 }
-
-// complete makes the completion of an argument out of the names in a list; which returns its path, for the arguments before.
-func complete(m *management, at int, which func(args []string) string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return func(cmd *cobra.Command, args []string, begin string) ([]string, cobra.ShellCompDirective) {
-		if len(args) < at || m.open(cmd, false) != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		defer m.close()
-		ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
-		defer cancel()
-		var names []string
-		for item, err := range each[struct{ Name string }](ctx, m, which(args), nil) {
-			if err != nil || len(names) == 1000 {
-				break
-			}
-			if strings.HasPrefix(item.Name, begin) {
-				names = append(names, item.Name)
-			}
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// one makes the list to complete from, if it is always the same.
-func one(path string) func([]string) string { return func([]string) string { return path } }

@@ -12,7 +12,7 @@ func newOrgCommand() *cobra.Command {
 	m := new(management)
 	return m.group("org", "Manage organizations, the first part of the names of repositories",
 		newOrgAddCommand(m), newOrgListCommand(m), newOrgShowCommand(m), newOrgSetCommand(m),
-		deleteCommand(m, "NAME", "Delete an organization with its teams, robots and grants; its repositories stay", "organizations",
+		deleteCommand(m, "NAME", "Delete an organization with its teams, robots and grants; its repositories stay", namesOf("organizations"),
 			func(name string) string { return path("organizations", name) }))
 }
 
@@ -71,7 +71,7 @@ func newOrgListCommand(m *management) *cobra.Command {
 
 func newOrgShowCommand(m *management) *cobra.Command {
 	return &cobra.Command{
-		Use: "show NAME", Short: "Show an organization", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, 0, one("organizations")),
+		Use: "show NAME", Short: "Show an organization", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, namesOf("organizations")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			var o admin.Organization
 			if err := m.call(cmd.Context(), http.MethodGet, path("organizations", args[0]), nil, &o); err != nil {
@@ -85,7 +85,7 @@ func newOrgShowCommand(m *management) *cobra.Command {
 func newOrgSetCommand(m *management) *cobra.Command {
 	var f orgFlags
 	cmd := &cobra.Command{
-		Use: "set NAME", Short: "Change an organization", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, 0, one("organizations")),
+		Use: "set NAME", Short: "Change an organization", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, namesOf("organizations")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			ch := f.change(cmd)
 			if ch == (admin.OrganizationChange{}) {

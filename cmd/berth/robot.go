@@ -13,12 +13,10 @@ func newRobotCommand() *cobra.Command {
 	m := new(management)
 	cmd := m.group("robot", "Manage the accounts of programs",
 		newRobotAddCommand(m), newRobotListCommand(m), newRobotShowCommand(m), newRobotSetCommand(m),
-		deleteCommand(m, "[ORG+]NAME", "Delete a robot, with its secrets and grants", "robots", func(name string) string { return robotPath(name) }))
+		deleteCommand(m, "[ORG+]NAME", "Delete a robot, with its secrets and grants", robotNames, func(name string) string { return robotPath(name) }))
 	secret := &cobra.Command{Use: "secret", Short: "Manage the secrets of robots"}
 	addCommands(secret, newSecretAddCommand(m), newSecretListCommand(m), newSecretRevokeCommand(m), newSecretRotateCommand(m))
-	trust := &cobra.Command{Use: "trust", Short: "Manage whose tokens stand for robots"}
-	addCommands(trust, newRobotTrustCommands(m)...)
-	cmd.AddCommand(secret, trust)
+	cmd.AddCommand(secret)
 	return cmd
 }
 
@@ -68,7 +66,7 @@ func robotRows(r admin.Robot) [][2]string {
 func newRobotListCommand(m *management) *cobra.Command {
 	return &cobra.Command{
 		Use: "list [ORG]", Aliases: []string{"ls"}, Short: "List the robots of an organization, or all", Args: cobra.MaximumNArgs(1),
-		ValidArgsFunction: complete(m, 0, one("organizations")),
+		ValidArgsFunction: complete(m, namesOf("organizations")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			where := "robots"
 			if len(args) > 0 {
@@ -83,7 +81,7 @@ func newRobotListCommand(m *management) *cobra.Command {
 
 func newRobotShowCommand(m *management) *cobra.Command {
 	return &cobra.Command{
-		Use: "show [ORG+]NAME", Short: "Show a robot", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, 0, one("robots")),
+		Use: "show [ORG+]NAME", Short: "Show a robot", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, robotNames),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			var r admin.Robot
 			if err := m.call(cmd.Context(), http.MethodGet, robotPath(args[0]), nil, &r); err != nil {
@@ -97,7 +95,7 @@ func newRobotShowCommand(m *management) *cobra.Command {
 func newRobotSetCommand(m *management) *cobra.Command {
 	var f accountFlags
 	cmd := &cobra.Command{
-		Use: "set [ORG+]NAME", Short: "Change a robot", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, 0, one("robots")),
+		Use: "set [ORG+]NAME", Short: "Change a robot", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, robotNames),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			ch, err := f.change(cmd)
 			if err != nil {
@@ -121,7 +119,7 @@ func newSecretAddCommand(m *management) *cobra.Command {
 	var f credentialFlags
 	cmd := &cobra.Command{
 		Use: "add [ORG+]NAME", Short: "Give a robot a secret to sign in with",
-		Args: exactArgs("NAME"), ValidArgsFunction: complete(m, 0, one("robots")),
+		Args: exactArgs("NAME"), ValidArgsFunction: complete(m, robotNames),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			n, err := f.credential(cmd)
 			if err != nil {
@@ -141,7 +139,7 @@ func newSecretAddCommand(m *management) *cobra.Command {
 
 func newSecretListCommand(m *management) *cobra.Command {
 	return &cobra.Command{
-		Use: "list [ORG+]NAME", Aliases: []string{"ls"}, Short: "List the secrets of a robot", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, 0, one("robots")),
+		Use: "list [ORG+]NAME", Aliases: []string{"ls"}, Short: "List the secrets of a robot", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, robotNames),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			return listAll(cmd, m, robotPath(args[0], "secrets"), nil, credentialHeader, credentialRow)
 		}),
@@ -150,7 +148,7 @@ func newSecretListCommand(m *management) *cobra.Command {
 
 func newSecretRevokeCommand(m *management) *cobra.Command {
 	return &cobra.Command{
-		Use: "revoke [ORG+]NAME ID", Short: "Take a secret away, at once", Args: exactArgs("NAME", "ID"), ValidArgsFunction: complete(m, 0, one("robots")),
+		Use: "revoke [ORG+]NAME ID", Short: "Take a secret away, at once", Args: exactArgs("NAME", "ID"), ValidArgsFunction: complete(m, robotNames, idsOf("secrets")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			return m.revoke(cmd, robotPath(args[0], "secrets", args[1]), args[1])
 		}),
@@ -164,7 +162,7 @@ func newSecretRotateCommand(m *management) *cobra.Command {
 		Use: "rotate [ORG+]NAME", Short: "Give a robot a new secret, and let the old ones expire",
 		Long:    "The new one is limited as the newest old one is.",
 		Example: "  berth robot secret rotate team+ci --overlap 1h --quiet",
-		Args:    exactArgs("NAME"), ValidArgsFunction: complete(m, 0, one("robots")),
+		Args:    exactArgs("NAME"), ValidArgsFunction: complete(m, robotNames),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			d, err := parseDuration(overlap)
 			if err != nil || d < 0 {

@@ -48,7 +48,7 @@ func newTeamAddCommand(m *management) *cobra.Command {
 
 func newTeamListCommand(m *management) *cobra.Command {
 	return &cobra.Command{
-		Use: "list ORG", Aliases: []string{"ls"}, Short: "List the teams of an organization", Args: exactArgs("ORG"), ValidArgsFunction: complete(m, 0, one("organizations")),
+		Use: "list ORG", Aliases: []string{"ls"}, Short: "List the teams of an organization", Args: exactArgs("ORG"), ValidArgsFunction: complete(m, namesOf("organizations")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			return listAll(cmd, m, path("organizations", args[0], "teams"), nil, []string{"NAME", "MEMBERS"}, func(t admin.Team) []string {
 				return []string{t.Name, strconv.Itoa(t.Members)}
@@ -59,7 +59,7 @@ func newTeamListCommand(m *management) *cobra.Command {
 
 func newTeamDeleteCommand(m *management) *cobra.Command {
 	return &cobra.Command{
-		Use: "delete ORG/TEAM", Aliases: []string{"rm"}, Short: "Delete a team, with its grants", Args: exactArgs("ORG/TEAM"),
+		Use: "delete ORG/TEAM", Aliases: []string{"rm"}, Short: "Delete a team, with its grants", Args: exactArgs("ORG/TEAM"), ValidArgsFunction: complete(m, teamNames),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			where, err := teamPath(cmd, args[0])
 			if err != nil {
@@ -77,6 +77,7 @@ func newTeamDeleteCommand(m *management) *cobra.Command {
 func newTeamMembersCommand(m *management) *cobra.Command {
 	return &cobra.Command{
 		Use: "members ORG/TEAM", Short: "List the members of a team, and the groups that belong to it", Args: exactArgs("ORG/TEAM"),
+		ValidArgsFunction: complete(m, teamNames),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			where, err := teamPath(cmd, args[0])
 			if err != nil {
@@ -119,7 +120,12 @@ func newTeamMemberCommand(m *management, name, short, method string) *cobra.Comm
 			}
 			return nil
 		},
-		ValidArgsFunction: complete(m, 1, one("users")),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, begin string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 0 {
+				return complete(m, teamNames)(cmd, nil, begin)
+			}
+			return complete(m, accountNames)(cmd, nil, begin) // as many as one likes
+		},
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			for _, account := range args[1:] {
 				where, err := teamPath(cmd, args[0], "members", account)
@@ -145,6 +151,7 @@ func newTeamGroupsCommand(m *management) *cobra.Command {
 			}
 			return nil
 		},
+		ValidArgsFunction: complete(m, teamNames),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			where, err := teamPath(cmd, args[0], "groups", args[1])
 			if err != nil {

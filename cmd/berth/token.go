@@ -43,7 +43,7 @@ func newTokenAddCommand(m *management) *cobra.Command {
 
 func addUserFlag(m *management, cmd *cobra.Command, user *string) {
 	cmd.Flags().StringVar(user, "user", "", "of the user `NAME`, who need not be you if you administer the registry")
-	_ = cmd.RegisterFlagCompletionFunc("user", complete(m, 0, one("users"))) // the flag is there
+	completeFlag(m, cmd, "user", namesOf("users"))
 }
 
 func newTokenListCommand(m *management) *cobra.Command {
@@ -63,6 +63,7 @@ func newTokenRevokeCommand(m *management) *cobra.Command {
 	var user string
 	cmd := &cobra.Command{
 		Use: "revoke ID", Short: "Take a token away, at once", Args: exactArgs("ID"),
+		ValidArgsFunction: complete(m, func([]string, string) (string, string) { return userPath([]string{user}) + "/tokens", "" }),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			return m.revoke(cmd, userPath([]string{user})+"/"+path("tokens", args[0]), args[0])
 		}),

@@ -15,8 +15,9 @@ import (
 	"github.com/berthregistry/berth/internal/upstream"
 )
 
-func newRobotTrustCommands(m *management) []*cobra.Command {
-	return []*cobra.Command{newTrustAddCommand(m), newTrustListCommand(m), newTrustRemoveCommand(m)}
+func newTrustCommand() *cobra.Command {
+	m := new(management)
+	return m.group("trust", "Manage whose tokens stand for robots", newTrustAddCommand(m), newTrustListCommand(m), newTrustRemoveCommand(m))
 }
 
 // trustFlags say whose tokens are trusted.
@@ -66,13 +67,13 @@ func (f *trustFlags) rule(host string) (*oidc.Rule, error) {
 func newTrustAddCommand(m *management) *cobra.Command {
 	var f trustFlags
 	cmd := &cobra.Command{
-		Use: "add [ORG+]NAME", Short: "Let tokens of a CI service or cluster stand for a robot, so that it needs no secret",
+		Use: "add [ORG+]ROBOT", Short: "Let tokens of a CI service or cluster stand for a robot, so that it needs no secret",
 		Long: `The audience is what jobs ask a token for: the host of this registry, if nothing else is said.`,
-		Example: `  berth robot trust add team+ci --github octo-org/app --ref refs/heads/main
-  berth robot trust add team+ci --gitlab group/app --ref main --protected
-  berth robot trust add team+deploy --kubernetes prod/puller --issuer https://cluster.example.com
-  berth robot trust add team+ci --issuer https://ci.example.com --claim sub=build`,
-		Args: exactArgs("NAME"), ValidArgsFunction: complete(m, 0, one("robots")),
+		Example: `  berth trust add team+ci --github octo-org/app --ref refs/heads/main
+  berth trust add team+ci --gitlab group/app --ref main --protected
+  berth trust add team+deploy --kubernetes prod/puller --issuer https://cluster.example.com
+  berth trust add team+ci --issuer https://ci.example.com --claim sub=build`,
+		Args: exactArgs("ROBOT"), ValidArgsFunction: complete(m, robotNames),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			rule, err := f.rule(m.host)
 			if err != nil {
@@ -115,7 +116,7 @@ func claimTexts(r admin.TrustRule) string {
 
 func newTrustListCommand(m *management) *cobra.Command {
 	return &cobra.Command{
-		Use: "list [ORG+]NAME", Aliases: []string{"ls"}, Short: "List whose tokens stand for a robot", Args: exactArgs("NAME"), ValidArgsFunction: complete(m, 0, one("robots")),
+		Use: "list [ORG+]ROBOT", Aliases: []string{"ls"}, Short: "List whose tokens stand for a robot", Args: exactArgs("ROBOT"), ValidArgsFunction: complete(m, robotNames),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			return listAll(cmd, m, robotPath(args[0], "trust"), nil, []string{"ID", "ISSUER", "AUDIENCE", "CLAIMS"}, func(r admin.TrustRule) []string {
 				return []string{strconv.FormatInt(r.ID, 10), r.Issuer, r.Audience, upstream.Printable(claimTexts(r))}
@@ -126,7 +127,7 @@ func newTrustListCommand(m *management) *cobra.Command {
 
 func newTrustRemoveCommand(m *management) *cobra.Command {
 	return &cobra.Command{
-		Use: "remove [ORG+]NAME ID", Aliases: []string{"rm"}, Short: "Trust no more, at once", Args: exactArgs("NAME", "ID"), ValidArgsFunction: complete(m, 0, one("robots")),
+		Use: "remove [ORG+]ROBOT ID", Aliases: []string{"rm"}, Short: "Trust no more, at once", Args: exactArgs("ROBOT", "ID"), ValidArgsFunction: complete(m, robotNames, idsOf("trust")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			if err := m.call(cmd.Context(), http.MethodDelete, robotPath(args[0], "trust", args[1]), nil, nil); err != nil {
 				return err

@@ -100,7 +100,7 @@ func seenText(e admin.Expiry) string {
 func newUserShowCommand(m *management) *cobra.Command {
 	return &cobra.Command{
 		Use: "show [NAME]", Short: "Show a user, or who is signed in", Args: cobra.MaximumNArgs(1),
-		ValidArgsFunction: complete(m, 0, one("users")),
+		ValidArgsFunction: complete(m, namesOf("users")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			var u admin.User
 			if err := m.call(cmd.Context(), http.MethodGet, userPath(args), nil, &u); err != nil {
@@ -125,7 +125,7 @@ func newUserSetCommand(m *management) *cobra.Command {
 		Use: "set NAME", Short: "Change a user",
 		Example: `  berth user set bob --disabled
   berth user set bob --admin=false --expires 90d --network 10.0.0.0/8`,
-		Args: exactArgs("NAME"), ValidArgsFunction: complete(m, 0, one("users")),
+		Args: exactArgs("NAME"), ValidArgsFunction: complete(m, namesOf("users")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			ch, err := f.change(cmd)
 			if err != nil {
@@ -151,7 +151,7 @@ func newUserPasswordCommand(m *management) *cobra.Command {
 		Use: "password [NAME]", Short: "Change a password",
 		Long: `Without NAME it is your own, and the old one is needed too: with --password-stdin, the old one is the first line and the
 new one the second. Whoever has signed in with the old one has to sign in again.`,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: complete(m, 0, one("users")),
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: complete(m, namesOf("users")),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			if none {
@@ -192,13 +192,13 @@ new one the second. Whoever has signed in with the old one has to sign in again.
 }
 
 func newUserDeleteCommand(m *management) *cobra.Command {
-	return deleteCommand(m, "NAME", "Delete a user, with all tokens and grants", "users", func(name string) string { return path("users", name) })
+	return deleteCommand(m, "NAME", "Delete a user, with all tokens and grants", namesOf("users"), func(name string) string { return path("users", name) })
 }
 
 // deleteCommand deletes what is named.
-func deleteCommand(m *management, what, short, from string, where func(string) string) *cobra.Command {
+func deleteCommand(m *management, what, short string, from choices, where func(string) string) *cobra.Command {
 	return &cobra.Command{
-		Use: "delete " + what, Aliases: []string{"rm"}, Short: short, Args: exactArgs(what), ValidArgsFunction: complete(m, 0, one(from)),
+		Use: "delete " + what, Aliases: []string{"rm"}, Short: short, Args: exactArgs(what), ValidArgsFunction: complete(m, from),
 		RunE: m.run(func(cmd *cobra.Command, args []string) error {
 			if err := m.call(cmd.Context(), http.MethodDelete, where(args[0]), nil, nil); err != nil {
 				return err

@@ -169,7 +169,7 @@ func (a *Auth) MaySet(id *Identity, facts *access.Facts) func(tag oci.Tag, curre
 			action = access.Overwrite
 		}
 		if decision := a.Judge(id, facts, action, tag); !decision.Allowed {
-			return Denied(action, facts, tag, decision)
+			return a.Denied(id, action, facts, tag, decision)
 		}
 		return nil
 	}
@@ -179,14 +179,15 @@ func (a *Auth) MaySet(id *Identity, facts *access.Facts) func(tag oci.Tag, curre
 func (a *Auth) MayDelete(id *Identity, facts *access.Facts) func(oci.Tag) error {
 	return func(tag oci.Tag) error {
 		if decision := a.Judge(id, facts, access.Delete, tag); !decision.Allowed {
-			return Denied(access.Delete, facts, tag, decision)
+			return a.Denied(id, access.Delete, facts, tag, decision)
 		}
 		return nil
 	}
 }
 
-// Denied is the answer to somebody who has signed in and may not do something.
-func Denied(action access.Actions, facts *access.Facts, tag oci.Tag, d access.Decision) *oci.Error {
+// Denied is the answer to somebody who has signed in and may not do something. Who may pull from the repository is told why, and what
+// would have to change.
+func (a *Auth) Denied(id *Identity, action access.Actions, facts *access.Facts, tag oci.Tag, d access.Decision) *oci.Error {
 	what := string(facts.Repository)
 	if tag != "" {
 		what += ":" + string(tag)
@@ -197,9 +198,15 @@ func Denied(action access.Actions, facts *access.Facts, tag oci.Tag, d access.De
 		name = facts.Account.Name
 	}
 	e := oci.Errorf(oci.CodeDenied, "%s may not %s %s", name, verb, what)
-	// Why is told to who sees the repository.
-	if facts.Account != nil && facts.Decide(access.Question{Action: access.Pull}).Allowed {
-		e = e.WithDetail(map[string]string{"action": action.String(), "repository": string(facts.Repository), "tag": string(tag), "reason": d.Rule()})
+	if !a.Judge(id, facts, access.Pull, "").Allowed {
+		return e
 	}
-	return e
+	detail := map[string]string{"action": action.String(), "repository": string(facts.Repository), "reason": d.Rule()}
+	if tag != "" {
+		detail["tag"] = string(tag)
+	}
+	if change := remedy(facts, access.Question{Action: action, Tag: tag, Client: id.Client, Now: a.opts.Now()}); change != "" {
+		detail["change"] = change
+	}
+	return e.WithDetail(detail)
 }

@@ -245,6 +245,31 @@ func TestRefresh(t *testing.T) {
 }
 
 // A credential narrows what its account may do.
+// Whoever sees a repository is told why something in it is not allowed, and what would have to change; others are told nothing.
+func TestDenialSaysWhy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	account := w.user("alice")
+	w.organization("team", "alice", access.Reader)
+	secret := w.credential(account, meta.TokenCredential, func(c *meta.Credential) { c.Networks = access.Networks{netip.PrefixFrom(here, 32)} })
+	id := w.mustSignIn("alice", secret)
+	for _, tt := range []struct {
+		repository, reason, change string
+	}{
+		{"team/app", "no grant allows push here", "grant push in the organization team, to the account or to a team of it"},
+		{"other/app", "", ""},
+	} {
+		d, facts, err := w.a.Decide(t.Context(), id, access.Push, oci.Repository(tt.repository), "")
+		if err != nil || d.Allowed {
+			t.Fatalf("%v, %v", d, err)
+		}
+		detail, _ := w.a.Denied(id, access.Push, facts, "", d).Detail.(map[string]string)
+		if detail["reason"] != tt.reason || detail["change"] != tt.change {
+			t.Errorf("%s: %q", tt.repository, detail)
+		}
+	}
+}
+
 func TestNarrowCredential(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -109,7 +109,7 @@ func (h *Handler) authorizeRepository(w *web.Response, req *request, row *route)
 	if action == access.Pull {
 		return registry.NameUnknown(req.repository)
 	}
-	return auth.Denied(action, facts, "", decision)
+	return h.opts.Auth.Denied(id, action, facts, "", decision)
 }
 
 // challenge asks for a token (auth-token.md, RFC 6750).

@@ -288,7 +288,7 @@ func TestOverwriteIsARightOfItsOwn(t *testing.T) {
 	var form struct {
 		Errors []struct{ Detail map[string]string }
 	}
-	if err := json.Unmarshal(a.body, &form); err != nil || form.Errors[0].Detail["action"] != "overwrite" || form.Errors[0].Detail["reason"] == "" {
+	if err := json.Unmarshal(a.body, &form); err != nil || form.Errors[0].Detail["action"] != "overwrite" || form.Errors[0].Detail["reason"] == "" || form.Errors[0].Detail["change"] == "" {
 		t.Errorf("%s", a.body)
 	}
 	if a := put("stranger", "1.0", g.older); strings.Contains(string(a.body), "detail") {

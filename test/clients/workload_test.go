@@ -53,7 +53,7 @@ func TestDockerPushesWithTheTokenOfAJob(t *testing.T) {
 	}
 
 	g := newGuarded(t)
-	g.manage("", "robot", "trust", "add", "team+ci", "--issuer", issuer.URL, "--audience", "registry", "--claim", "repository=acme/app")
+	g.manage("", "trust", "add", "team+ci", "--issuer", issuer.URL, "--audience", "registry", "--claim", "repository=acme/app")
 	d := newDockerFor(t, g.Addr)
 	ref := g.Addr + "/team/job:1"
 	d.build(ref, "from a job")
@@ -79,7 +79,7 @@ func TestDockerPushesWithTheTokenOfAJob(t *testing.T) {
 	d.Run("push", ref)
 	d.Run("image", "rm", ref)
 	d.Run("pull", ref)
-	rules := g.manage("", "robot", "trust", "list", "team+ci", "--json")
+	rules := g.manage("", "trust", "list", "team+ci", "--json")
 	if !strings.Contains(rules, issuer.URL) {
 		t.Errorf("%s", rules)
 	}
