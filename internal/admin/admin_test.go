@@ -250,7 +250,7 @@ func TestRevocationOnOtherNode(t *testing.T) {
 }
 
 // What belongs to something else is not found, whoever names it.
-func TestOtherParents(t *testing.T) {
+func TestObjectsAreLookedUpUnderTheirParent(t *testing.T) {
 	w := newWorld(t)
 	_, root := w.administrator("root")
 	w.organization("team", "")

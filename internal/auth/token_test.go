@@ -109,7 +109,7 @@ func TestForgedTokens(t *testing.T) {
 }
 
 // CVE-2025-68944: a token never grants more than its scope, whoever holds it.
-func TestTokenIsForItsScope(t *testing.T) {
+func TestTokenNeverGrantsMoreThanItsScope(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.user("root")

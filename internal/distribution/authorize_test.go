@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,7 +22,8 @@ import (
 type guarded struct {
 	*world
 	auth  *auth.Auth
-	image pushed // in every repository that there is
+	late  atomic.Int64 // by how much the clock is ahead
+	image pushed       // in every repository that there is
 	older pushed
 }
 
@@ -56,7 +58,8 @@ func newGuarded(t testing.TB) *guarded {
 	opts := Options{Service: "berth", Origin: func(r *http.Request) string { return "http://" + r.Host }}
 	g.world = newWorldWith(t, opts, func(db *meta.DB, opts *Options) {
 		var err error
-		g.auth, err = auth.New(db, auth.Options{Log: slog.New(slog.DiscardHandler), Service: "berth", TokenLifetime: time.Minute, KeyLifetime: time.Hour})
+		g.auth, err = auth.New(db, auth.Options{Log: slog.New(slog.DiscardHandler), Service: "berth", TokenLifetime: time.Minute, KeyLifetime: time.Hour,
+			Now: func() time.Time { return time.Now().Add(time.Duration(g.late.Load())) }})
 		if err != nil {
 			t.Fatal(err)
 		}
