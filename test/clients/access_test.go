@@ -3,14 +3,24 @@ package clients
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content/oci"
+	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+
 	"github.com/berthregistry/berth/test/harness"
+	"github.com/berthregistry/berth/test/service"
 )
 
 // guarded is a server with access control, and an administrator of it.
@@ -23,7 +33,7 @@ const password = "a good password"
 
 // newGuarded starts a server whose first account is made before it runs. In it there are the organization team, in which alice is a
 // writer and the robot team+ci may push, but not over releases, and the public organization open, whose owner is alice.
-func newGuarded(t *testing.T) *guarded {
+func newGuarded(t *testing.T, env ...string) *guarded {
 	t.Helper()
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), harness.Binary(t), "user", "add", "root", "--admin", "--password-stdin", "--data", filepath.Join(dir, "data"))
@@ -31,7 +41,7 @@ func newGuarded(t *testing.T) *guarded {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	s, err := harness.StartServer(harness.Binary(t), dir, harness.Settings{Env: []string{"BERTH_AUTH_ENABLED=true"}})
+	s, err := harness.StartServer(harness.Binary(t), dir, harness.Settings{Env: append(env, "BERTH_AUTH_ENABLED=true")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,6 +195,52 @@ func TestClients02_OthersSignIn(t *testing.T) {
 			c.pull(ref, "--user", "team+ci:"+secret)
 			harness.Contains(t, c.Fail("images", "pull", "--plain-http", ref), "authoriz")
 		},
+		"buildah": func(t *testing.T, ref string) {
+			c := newBuildah(t)
+			c.RunInput(secret, "login", "--tls-verify=false", "--username", "team+ci", "--password-stdin", g.Addr)
+			work := strings.TrimSpace(c.Run("from", "scratch"))
+			c.Run("commit", "--quiet", "--tls-verify=false", work, "docker://"+ref)
+			c.Run("pull", "--quiet", "--tls-verify=false", ref)
+			c.Run("logout", g.Addr)
+			c.Run("rmi", "--all", "--force")
+			harness.Contains(t, c.Fail("pull", "--quiet", "--tls-verify=false", ref), "unauthorized")
+		},
+		"regctl": func(t *testing.T, ref string) {
+			c := harness.NewClient(t, "regctl")
+			c.Run("registry", "set", "--tls", "disabled", g.Addr)
+			c.RunInput(secret, "registry", "login", "--user", "team+ci", "--pass-stdin", g.Addr)
+			c.Run("image", "copy", "ocidir://"+dir+":1", ref)
+			harness.Contains(t, c.Run("tag", "ls", g.Addr+"/team/regctl"), "1")
+			c.Run("registry", "logout", g.Addr)
+			c.Fail("tag", "ls", g.Addr+"/team/regctl")
+		},
+		"oras": func(t *testing.T, ref string) {
+			layout, err := oci.New(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The library sends Basic credentials to the token service, or a refresh token by POST.
+			for i, credential := range []auth.Credential{{Username: "team+ci", Password: secret}, {RefreshToken: refreshToken(t, g, "team+ci", secret)}} {
+				repository, err := remote.NewRepository(g.Addr + "/team/oras")
+				if err != nil {
+					t.Fatal(err)
+				}
+				repository.PlainHTTP = true
+				repository.Client = &auth.Client{Client: http.DefaultClient, Cache: auth.NewCache(), Credential: auth.StaticCredential(g.Addr, credential), ForceAttemptOAuth2: i > 0}
+				if _, err := oras.Copy(t.Context(), layout, "1", repository, fmt.Sprint(i), oras.DefaultCopyOptions); err != nil {
+					t.Errorf("credential %d: %v", i, err)
+				}
+				other, err := remote.NewRepository(g.Addr + "/other/oras")
+				if err != nil {
+					t.Fatal(err)
+				}
+				other.PlainHTTP, other.Client = true, repository.Client
+				var refused *errcode.ErrorResponse
+				if _, err := oras.Copy(t.Context(), layout, "1", other, "1", oras.DefaultCopyOptions); !errors.As(err, &refused) || refused.StatusCode != http.StatusForbidden {
+					t.Errorf("credential %d: %v", i, err)
+				}
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) { push(t, g.Addr+"/team/"+name+":1") })
 	}
@@ -194,5 +250,70 @@ func TestClients02_OthersSignIn(t *testing.T) {
 	var explained struct{ Allowed bool }
 	if err := json.Unmarshal([]byte(g.manage("", "auth", "explain", "team+ci", "team/crane", "push", "--json")), &explained); err != nil || !explained.Allowed {
 		t.Errorf("%+v, %v", explained, err)
+	}
+}
+
+// refreshToken is what a client gets in the place of a password, as docker login does.
+func refreshToken(t *testing.T, g *guarded, name, secret string) string {
+	t.Helper()
+	form := url.Values{"grant_type": {"password"}, "service": {"berth"}, "client_id": {"test"}, "access_type": {"offline"}, "username": {name}, "password": {secret}}
+	resp := harness.NewAPI(t, g.Server).Expect(http.StatusOK, "POST", "/token", []byte(form.Encode()), harness.Header{"Content-Type": "application/x-www-form-urlencoded"})
+	var answer struct {
+		Token string `json:"refresh_token"`
+	}
+	if err := json.Unmarshal(resp.Bytes, &answer); err != nil || answer.Token == "" {
+		t.Fatalf("%v in %s", err, resp.Bytes)
+	}
+	return answer.Token
+}
+
+// docker login takes everything that somebody can prove themselves with, in one registry.
+func TestDockerLoginWithEachKindOfCredential(t *testing.T) {
+	t.Parallel()
+	harness.Need(t, "htpasswd")
+	file := filepath.Join(t.TempDir(), "htpasswd")
+	if out, err := exec.CommandContext(t.Context(), "htpasswd", "-B", "-C", "5", "-b", "-c", file, "fay", password).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	directory := service.NewLDAP(t)
+	directory.Add(t, "uid=lea,ou=people,"+service.LDAPSuffix, map[string][]string{"objectClass": {"inetOrgPerson"}, "cn": {"Lea"}, "sn": {"Lea"}, "userPassword": {password}})
+	issuer, job := newJobs(t)
+	g := newGuarded(t, "BERTH_AUTH_HTPASSWD="+file, "BERTH_AUTH_LDAP_URL="+directory.URL, "BERTH_AUTH_LDAP_BIND_DN="+service.LDAPAdminDN,
+		"BERTH_AUTH_LDAP_BIND_PASSWORD="+service.LDAPPassword, "BERTH_AUTH_LDAP_USER_BASE=ou=people,"+service.LDAPSuffix)
+	g.manage("", "trust", "add", "team+ci", "--issuer", issuer, "--audience", "registry", "--claim", "repository=acme/app")
+	token := g.manage("", "token", "add", "laptop", "--user", "alice", "--quiet")
+	narrow := g.manage("", "token", "add", "narrow", "--user", "alice", "--action", "pull", "--quiet")
+	secret := g.manage("", "robot", "secret", "add", "team+ci", "--quiet")
+	second := g.manage("", "robot", "secret", "rotate", "team+ci", "--overlap", "1h", "--quiet")
+	d := newDockerFor(t, g.Addr)
+	for _, tt := range []struct{ kind, name, secret, denied string }{
+		{"password", "alice", password, ""},
+		{"personal-token", "alice", token, ""},
+		{"personal-token-alone", "token", token, ""},
+		{"narrow-token", "alice", narrow, "alice may not push"},
+		{"robot", "team+ci", secret, ""},
+		{"robot-second-secret", "team+ci", second, ""},
+		{"job", "token", job("acme/app"), ""},
+		{"directory", "lea", password, "lea may not push"},
+		{"file", "fay", password, "fay may not push"},
+	} {
+		harness.Contains(t, d.RunInput(tt.secret, "login", "--username", tt.name, "--password-stdin", g.Addr), "Login Succeeded")
+		ref := g.Addr + "/team/" + tt.kind + ":1"
+		d.build(ref, tt.kind)
+		d.forget(ref)
+		if tt.denied != "" {
+			harness.Contains(t, d.Fail("push", ref), tt.denied)
+		} else {
+			d.Run("push", ref)
+			d.Run("pull", ref)
+		}
+		d.Run("logout", g.Addr)
+	}
+	// From now on those of the directory and the file have rights, too: nothing had to be installed or made for them.
+	for _, name := range []string{"lea", "fay"} {
+		g.manage("", "grant", "add", "team", "--user", name, "--role", "reader")
+		d.RunInput(password, "login", "--username", name, "--password-stdin", g.Addr)
+		d.Run("pull", g.Addr+"/team/password:1")
+		d.Run("logout", g.Addr)
 	}
 }

@@ -18,9 +18,9 @@ import (
 	"github.com/berthregistry/berth/test/harness"
 )
 
-// A CI job pushes with Docker and no stored secret: its own token is the password, which a credential helper hands over.
-func TestDockerPushesWithTheTokenOfAJob(t *testing.T) {
-	t.Parallel()
+// newJobs starts an issuer of tokens. job makes the token of a job for a repository.
+func newJobs(t *testing.T) (url string, job func(repository string) string) {
+	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +38,8 @@ func TestDockerPushesWithTheTokenOfAJob(t *testing.T) {
 		}
 	}))
 	t.Cleanup(issuer.Close)
-	job := func(repository string) string {
+	return issuer.URL, func(repository string) string {
+		t.Helper()
 		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.EdDSA, Key: jose.JSONWebKey{Key: private, KeyID: "1"}}, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -51,9 +52,14 @@ func TestDockerPushesWithTheTokenOfAJob(t *testing.T) {
 		}
 		return token
 	}
+}
 
+// A CI job pushes with Docker and no stored secret: its own token is the password, which a credential helper hands over.
+func TestDockerPushesWithTheTokenOfAJob(t *testing.T) {
+	t.Parallel()
+	issuer, job := newJobs(t)
 	g := newGuarded(t)
-	g.manage("", "trust", "add", "team+ci", "--issuer", issuer.URL, "--audience", "registry", "--claim", "repository=acme/app")
+	g.manage("", "trust", "add", "team+ci", "--issuer", issuer, "--audience", "registry", "--claim", "repository=acme/app")
 	d := newDockerFor(t, g.Addr)
 	ref := g.Addr + "/team/job:1"
 	d.build(ref, "from a job")
@@ -80,7 +86,7 @@ func TestDockerPushesWithTheTokenOfAJob(t *testing.T) {
 	d.Run("image", "rm", ref)
 	d.Run("pull", ref)
 	rules := g.manage("", "trust", "list", "team+ci", "--json")
-	if !strings.Contains(rules, issuer.URL) {
+	if !strings.Contains(rules, issuer) {
 		t.Errorf("%s", rules)
 	}
 }
