@@ -208,8 +208,12 @@ func (s *Server) RedirectAddr() net.Addr {
 // timeouts.stop. In the end storage is closed and the data folder given back.
 // The error is nil if every request could end.
 func (s *Server) Serve(ctx context.Context) error {
-	if s.cfg.InsecureOpen {
+	switch {
+	case !s.cfg.InsecureOpen:
+	case !s.cfg.Auth.Enabled:
 		s.log.Warn("insecure_open is set: everyone who reaches this server can pull, push and delete")
+	case !s.cfg.guarded():
+		s.log.Warn("insecure_open is set, and nothing says that TLS ends here or before: passwords and tokens can be read on the way")
 	}
 	failed := make(chan error, 3)
 	serve := s.http.Serve

@@ -41,7 +41,12 @@ func startGuarded(t *testing.T) *guarded {
 		}
 	})
 	g.setUp()
-	g.manage(0, password, "user", "add", "alice", "--password-stdin")
+	// On the database itself, while nodes serve.
+	local := exec.CommandContext(t.Context(), harness.Binary(t), "user", "add", "alice", "--password-stdin", "--config", g.config)
+	local.Stdin = strings.NewReader(password + "\n")
+	if out, err := local.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	g.manage(1, "", "org", "add", "team")
 	g.manage(2, "", "grant", "add", "team", "--user", "alice", "--role", "writer")
 	return g

@@ -25,7 +25,11 @@ type composeProject struct {
 		Command     []string
 		Entrypoint  []string
 		Environment map[string]*string
-		Ports       []struct {
+		EnvFile     []struct {
+			Path     string
+			Required bool
+		} `json:"env_file"` // which the loader leaves for the start, or has put into Environment
+		Ports []struct {
 			HostIP    string `json:"host_ip"`
 			Published string
 			Target    int
@@ -51,6 +55,12 @@ func compose(t *testing.T) (dir string, p composeProject) {
 		t.Fatal(err)
 	}
 	makeSecrets(t, dir)
+	return dir, loadCompose(t, dir)
+}
+
+// loadCompose reads the example in a folder.
+func loadCompose(t *testing.T, dir string) (p composeProject) {
+	t.Helper()
 	var cmd *exec.Cmd
 	if path, err := exec.LookPath("docker"); err == nil && exec.Command(path, "compose", "version").Run() == nil {
 		cmd = exec.Command(path, "compose", "--file", filepath.Join(dir, "compose.yaml"), "config", "--format", "json")
@@ -69,7 +79,7 @@ func compose(t *testing.T) (dir string, p composeProject) {
 	if err := json.Unmarshal(out, &p); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	return dir, p
+	return p
 }
 
 func makeSecrets(t *testing.T, dir string) {

@@ -149,7 +149,7 @@ func TestHelmObjects(t *testing.T) {
 			// No secret can come into a ConfigMap, because none comes into the chart: each is the name of a file.
 			for line := range strings.Lines(config.Data["berth.yaml"]) {
 				key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-				if slices.Contains([]string{"database", "access_key_id", "secret_access_key", "session_token", "token"}, key) &&
+				if slices.Contains([]string{"database", "access_key_id", "secret_access_key", "session_token", "token", "bind_password", "client_secret"}, key) &&
 					!strings.HasPrefix(value, "file:/etc/berth/secrets/") && value != "" {
 					t.Errorf("a secret stands in the ConfigMap: %s", line)
 				}
@@ -278,13 +278,76 @@ func TestHelmEverything(t *testing.T) {
 	}
 }
 
+// Access control is switched on by values, and what is secret about it comes from Secrets.
+func TestHelmAccessControl(t *testing.T) {
+	t.Parallel()
+	all := render(t, "auth")
+	if v := volumeNamed(t, all, "auth"); v.Secret == nil || v.Secret.SecretName != "registry-auth" || len(v.Secret.Items) != 0 {
+		t.Errorf("the secrets come from %+v", v)
+	}
+	var settings struct {
+		Open bool   `yaml:"insecure_open"`
+		URL  string `yaml:"external_url"`
+		Auth struct {
+			Enabled  bool
+			Lifetime string `yaml:"token_lifetime"`
+			LDAP     struct {
+				Password string `yaml:"bind_password"`
+			}
+		}
+		TLS struct{ Certificate, Key string }
+	}
+	load := func(all []any) {
+		t.Helper()
+		settings.TLS.Certificate = ""
+		if err := yaml.Unmarshal([]byte(one[configMap](t, all).Data["berth.yaml"]), &settings); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load(all)
+	if a := settings.Auth; !a.Enabled || a.Lifetime != "10m" || a.LDAP.Password != "file:/etc/berth/secrets/auth/ldap-password" || settings.Open || settings.URL != "https://registry.example.com" {
+		t.Errorf("%+v", settings)
+	}
+	i := one[ingress](t, all)
+	if i.Metadata.Annotations["cert-manager.io/cluster-issuer"] != "letsencrypt" || len(i.Spec.TLS) != 1 || i.Spec.TLS[0].SecretName != "registry-tls" {
+		t.Errorf("%+v", i)
+	}
+	berth := func(all []any) container { return one[deployment](t, all).Spec.Template.Spec.Containers[0] }
+	for _, p := range []*probe{berth(all).StartupProbe, berth(all).LivenessProbe, berth(all).ReadinessProbe} {
+		if p.HTTPGet.Scheme != "HTTP" {
+			t.Errorf("%+v", p.HTTPGet)
+		}
+	}
+
+	// TLS in the pod: probes and the test speak it, and the certificate is a folder, which Kubernetes keeps up to date.
+	all = render(t, "tls")
+	load(all)
+	if settings.TLS.Certificate != "/etc/berth/secrets/tls/tls.crt" || settings.TLS.Key != "/etc/berth/secrets/tls/tls.key" || settings.Open {
+		t.Errorf("%+v", settings)
+	}
+	for _, p := range []*probe{berth(all).StartupProbe, berth(all).LivenessProbe, berth(all).ReadinessProbe} {
+		if p.HTTPGet.Scheme != "HTTPS" {
+			t.Errorf("%+v", p.HTTPGet)
+		}
+	}
+	if v := volumeNamed(t, all, "tls"); v.Secret == nil || v.Secret.SecretName != "registry-tls" {
+		t.Errorf("the certificate comes from %+v", v)
+	}
+	if v := volumeNamed(t, all, "tls-client-ca"); v.Secret == nil || v.Secret.SecretName != "registry-clients" || v.Secret.Items[0].Key != "ca.crt" {
+		t.Errorf("the authorities come from %+v", v)
+	}
+	if args := one[pod](t, all).Spec.Containers[0].Args; !slices.Contains(args, "--insecure") || slices.Contains(args, "--plain-http") {
+		t.Errorf("helm test runs %q", args)
+	}
+}
+
 // The binary accepts every configuration that the chart renders, with the secrets where the pod has them.
 func TestHelmConfiguration(t *testing.T) {
 	t.Parallel()
 	check := func(name string, all []any) {
 		t.Run(name, func(t *testing.T) {
 			text := one[configMap](t, all).Data["berth.yaml"]
-			spec, dir := one[deployment](t, all).Spec.Template.Spec, t.TempDir()
+			spec, dir, cert := one[deployment](t, all).Spec.Template.Spec, t.TempDir(), harness.NewCert(t)
 			for _, m := range spec.Containers[0].VolumeMounts {
 				if !strings.HasPrefix(m.MountPath, "/etc/berth/") {
 					continue
@@ -298,21 +361,26 @@ func TestHelmConfiguration(t *testing.T) {
 					switch m.Name {
 					case "database":
 						content = "postgres://user:password@host:5432/berth?sslmode=verify-full"
-					case "s3-ca":
-						content = read(t, harness.NewCert(t).CertFile)
+					case "s3-ca", "tls-client-ca":
+						content = read(t, cert.CertFile)
+					case "tls":
+						content = read(t, map[string]string{"tls.crt": cert.CertFile, "tls.key": cert.KeyFile}[item.Path])
 					}
 					write(t, filepath.Join(dir, m.MountPath, item.Path), content)
 				}
 			}
+			if slices.ContainsFunc(spec.Volumes, func(v volume) bool { return v.Name == "auth" }) {
+				write(t, filepath.Join(dir, "/etc/berth/secrets/auth/ldap-password"), "secret") // a key of a Secret that is mounted as a whole
+			}
 			text = strings.ReplaceAll(text, "/etc/berth/", dir+"/etc/berth/")
 			write(t, filepath.Join(dir, "berth.yaml"), text)
 			checkConfig(t, filepath.Join(dir, "berth.yaml"))
-			if !strings.Contains(text, "insecure_open: true") {
-				t.Errorf("nobody could reach the pods:\n%s", text)
+			if strings.Contains(text, "insecure_open: true") == strings.Contains(text, "\n  enabled: true") {
+				t.Errorf("the pods are open to everybody, or to nobody:\n%s", text)
 			}
 		})
 	}
-	for _, values := range []string{"embedded", "stateless", "everything"} {
+	for _, values := range []string{"embedded", "stateless", "everything", "auth", "tls"} {
 		check(values, render(t, values))
 	}
 	for i, set := range [][]string{
@@ -328,6 +396,19 @@ func TestHelmRefuses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ values, set, message string }{
 		{"", "mode=embedded", "--set insecureOpen=true"},
+		{"", "mode=embedded", "--set auth.enabled=true"},
+		{"", "auth.enabled=true", "passwords must not be read on the way"},
+		{"", "auth.enabled=true,externalURL=http://registry.example.com", "passwords must not be read on the way"},
+		{"", "auth.enabled=true,externalURL=https://registry.example.com", "metrics need a token"},
+		{"auth", "insecureOpen=true", "exclude each other"},
+		{"auth", "trustedProxies=null", "needs externalURL, so that clients are sent to sign in there, and trustedProxies"},
+		{"auth", "config.auth.ldap.bind_password=secret", "config.auth.ldap.bind_password: a secret has no place in values"},
+		{"auth", "config.auth.oidc[0].client_secret=secret", "config.auth.oidc[0].client_secret: a secret has no place in values"},
+		{"auth", "config.auth.enabled=false", "set auth.enabled instead"},
+		{"auth", "auth.password=secret", "password"},
+		{"embedded", "auth.existingSecret=secrets", "auth.existingSecret is for auth.enabled"},
+		{"embedded", "tls.clientCASecret=clients", "set tls.existingSecret"},
+		{"embedded", "config.tls.certificate=/tls.crt", "config.tls: the chart sets this one"},
 		{"", "insecureOpen=false", "whoever reaches its Service can pull, push and delete"},
 		{"", "insecureOpen=true,mode=stateless", "mode stateless needs database.existingSecret"},
 		{"", "insecureOpen=true,mode=stateless,database.existingSecret=db", "mode stateless needs s3.bucket"},

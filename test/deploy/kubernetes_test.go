@@ -110,10 +110,10 @@ type container struct {
 }
 
 type probe struct {
-	HTTPGet          struct{ Path, Port string } `yaml:"httpGet"`
-	PeriodSeconds    int                         `yaml:"periodSeconds"`
-	TimeoutSeconds   int                         `yaml:"timeoutSeconds"`
-	FailureThreshold int                         `yaml:"failureThreshold"`
+	HTTPGet          struct{ Path, Port, Scheme string } `yaml:"httpGet"`
+	PeriodSeconds    int                                 `yaml:"periodSeconds"`
+	TimeoutSeconds   int                                 `yaml:"timeoutSeconds"`
+	FailureThreshold int                                 `yaml:"failureThreshold"`
 }
 
 type volume struct {

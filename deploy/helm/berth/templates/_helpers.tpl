@@ -52,10 +52,44 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if kindIs "bool" . }}{{ ternary "on" "off" . }}{{ else }}{{ . }}{{ end }}
 {{- end }}
 
+{{/* The protocol that the pods speak, as probes name it. */}}
+{{- define "berth.scheme" -}}
+{{- if .Values.tls.existingSecret }}HTTPS{{ else }}HTTP{{ end }}
+{{- end }}
+
 {{/* What the values say that cannot be, in words. */}}
 {{- define "berth.check" -}}
-{{- if not .Values.insecureOpen }}
-{{- fail "\n\nBerth has no access control of its own: whoever reaches its Service can pull, push and delete.\nPut a proxy with access control before it, and say that you know: --set insecureOpen=true" }}
+{{- if .Values.auth.enabled }}
+{{- if .Values.insecureOpen }}
+{{- fail "\n\nauth.enabled and insecureOpen exclude each other" }}
+{{- end }}
+{{- if not (or .Values.tls.existingSecret (hasPrefix "https://" .Values.externalURL)) }}
+{{- fail "\n\nauth.enabled: passwords must not be read on the way. Set tls.existingSecret to a Secret with a certificate, or,\nwhere an Ingress has one, externalURL to its https:// address" }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not (and .Values.externalURL .Values.trustedProxies)) }}
+{{- fail "\n\nauth.enabled behind an Ingress needs externalURL, so that clients are sent to sign in there, and trustedProxies, the networks\nof its controller, so that one who guesses passwords does not lock out everybody" }}
+{{- end }}
+{{- if and .Values.metrics.enabled (not .Values.metrics.existingSecret) }}
+{{- fail "\n\nauth.enabled: metrics need a token, too. Set metrics.existingSecret to a Secret that has one, or metrics.enabled=false" }}
+{{- end }}
+{{- else if not .Values.insecureOpen }}
+{{- fail "\n\nWithout access control, whoever reaches its Service can pull, push and delete.\nSwitch it on, --set auth.enabled=true, or say that you know: --set insecureOpen=true" }}
+{{- else if .Values.auth.existingSecret }}
+{{- fail "\n\nauth.existingSecret is for auth.enabled" }}
+{{- end }}
+{{- if and .Values.tls.clientCASecret (not .Values.tls.existingSecret) }}
+{{- fail "\n\ntls.clientCASecret is for TLS that ends in the pods: set tls.existingSecret" }}
+{{- end }}
+{{- $auth := .Values.config.auth | default dict }}
+{{- if hasKey $auth "enabled" }}
+{{- fail "\n\nconfig.auth.enabled: set auth.enabled instead" }}
+{{- end }}
+{{- $secrets := list (dict "key" "ldap.bind_password" "value" (($auth.ldap | default dict).bind_password)) }}
+{{- range $i, $p := $auth.oidc }}{{ $secrets = append $secrets (dict "key" (printf "oidc[%d].client_secret" $i) "value" $p.client_secret) }}{{ end }}
+{{- range $secrets }}
+{{- if and .value (not (hasPrefix "file:" .value)) }}
+{{- fail (printf "\n\nconfig.auth.%s: a secret has no place in values. Put it into a Secret, auth.existingSecret, and write\nfile:/etc/berth/secrets/auth/KEY here" .key) }}
+{{- end }}
 {{- end }}
 {{- if include "berth.stateless" . }}
 {{- if not .Values.database.existingSecret }}
@@ -72,7 +106,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail "\n\nmode embedded has one pod, so autoscaling cannot be enabled: use mode stateless" }}
 {{- end }}
 {{- end }}
-{{- range list "listen" "data" "insecure_open" "external_url" "trusted_proxies" "database" "database_pool" "storage" "metrics" }}
+{{- range list "listen" "data" "insecure_open" "tls" "external_url" "trusted_proxies" "database" "database_pool" "storage" "metrics" }}
 {{- if hasKey $.Values.config . }}
 {{- fail (printf "\n\nconfig.%s: the chart sets this one from other values; see its values.yaml" .) }}
 {{- end }}
@@ -84,7 +118,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* The configuration file, without secrets: those are files beside it. */}}
 {{- define "berth.config" -}}
-{{- $c := dict "listen" ":5000" "insecure_open" true "timeouts" (dict "stop" (printf "%ds" (int .Values.stop.timeoutSeconds))) }}
+{{- $c := dict "listen" ":5000" "timeouts" (dict "stop" (printf "%ds" (int .Values.stop.timeoutSeconds))) }}
+{{- if .Values.auth.enabled }}{{ $_ := set $c "auth" (dict "enabled" true) }}{{ else }}{{ $_ := set $c "insecure_open" true }}{{ end }}
+{{- if .Values.tls.existingSecret }}
+{{- $tls := dict "certificate" "/etc/berth/secrets/tls/tls.crt" "key" "/etc/berth/secrets/tls/tls.key" }}
+{{- if .Values.tls.clientCASecret }}{{ $_ := set $tls "client_ca" "/etc/berth/secrets/tls-client-ca/ca.crt" }}{{ end }}
+{{- $_ := set $c "tls" $tls }}
+{{- end }}
 {{- with .Values.externalURL }}{{ $_ := set $c "external_url" . }}{{ end }}
 {{- with .Values.trustedProxies }}{{ $_ := set $c "trusted_proxies" . }}{{ end }}
 {{- if .Values.metrics.enabled }}
