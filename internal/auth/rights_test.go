@@ -3,7 +3,9 @@ package auth
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"testing"
+	"time"
 
 	ldap3 "github.com/go-ldap/ldap/v3"
 
@@ -171,5 +173,55 @@ func TestPersonalTokensBesideOtherSignIns(t *testing.T) {
 		if w.may(w.a, basic(name, token), access.Push, "of-bea/app") || w.may(w.a, header, access.Push, "of-bea/app") {
 			t.Error("the account is gone, and the token counts")
 		}
+	}
+}
+
+// The right password or secret of who may not sign in, or not from there, is a failure like any other: nothing says that it is right, no sign-in is
+// noted, and guesses are counted.
+func TestRightPasswordOfWhoMayNotSignInIsAFailure(t *testing.T) {
+	t.Parallel()
+	for name, take := range map[string]func(a *meta.Account){
+		"disabled":  func(a *meta.Account) { a.Disabled = true },
+		"expired":   func(a *meta.Account) { a.Expires = time.Now().Add(-time.Second) },
+		"elsewhere": func(a *meta.Account) { a.Networks = access.Networks{netip.MustParsePrefix("198.51.100.0/24")} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			account := w.user("alice")
+			secret := w.credential(account, meta.TokenCredential, nil)
+			if err := change(take)(w, account); err != nil {
+				t.Fatal(err)
+			}
+			for _, proof := range []string{secret, password} {
+				if _, err := w.signIn("alice", proof); !errors.Is(err, ErrCredentials) {
+					t.Errorf("sign-in: %v", err)
+				}
+				if _, err := identify(t, w.a, basic("alice", proof)); !errors.Is(err, ErrCredentials) {
+					t.Errorf("request: %v", err)
+				}
+			}
+			for range accountFailures {
+				if _, err := w.signIn("alice", password); err == nil {
+					t.Error("signed in")
+				}
+			}
+			if _, err := w.signIn("alice", password); !errors.As(err, new(*LockedError)) {
+				t.Errorf("guesses are not counted: %v", err)
+			}
+			entries, _, err := w.db.Audit(t.Context(), meta.AuditFilter{}, meta.AuditPlace{}, 100)
+			if err != nil || len(entries) == 0 {
+				t.Fatalf("%v, %v", entries, err)
+			}
+			for _, e := range entries {
+				if e.Allowed {
+					t.Errorf("noted as allowed: %+v", e)
+				}
+			}
+			all, err := w.db.Credentials(t.Context(), account)
+			if err != nil || !all[0].Used.IsZero() {
+				t.Errorf("the token is noted as used: %+v, %v", all, err)
+			}
+		})
 	}
 }

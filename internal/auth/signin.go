@@ -142,6 +142,9 @@ func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Add
 		guessed = name
 		id, err = a.byPassword(ctx, name, secret, now)
 	}
+	if err == nil && how != "" {
+		err = a.mustStand(ctx, id, client)
+	}
 	switch {
 	case errors.Is(err, ErrCredentials):
 		a.failed(ctx, name, guessed, client)
@@ -152,6 +155,17 @@ func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Add
 		a.noteSignIn(ctx, &id, how, client)
 	}
 	return id, until, err
+}
+
+// mustStand returns ErrCredentials for who may not sign in at all, or not from there, although the password or secret is right: neither what
+// they are told nor how long it takes says that it is, and it counts as a failure.
+func (a *Auth) mustStand(ctx context.Context, id Identity, client netip.Addr) error {
+	id.Client = client
+	stands, err := a.Stands(ctx, &id)
+	if err == nil && !stands {
+		err = ErrCredentials
+	}
+	return err
 }
 
 // anyName is what may stand in the place of the account's name where a token tells it.
@@ -166,12 +180,15 @@ func (a *Auth) bySecret(ctx context.Context, name, secret string, kind meta.Cred
 	if err != nil {
 		return Identity{}, err
 	}
+	id := Identity{Account: account.ID, Credential: c.ID, Name: account.Name}
+	if err := a.mustStand(ctx, id, client); err != nil {
+		return Identity{}, err
+	}
 	if now.Sub(c.Used) > usedEvery || c.UsedFrom != client.String() {
 		if err := a.db.UsedCredential(ctx, c.ID, client.String(), now); err != nil {
 			a.opts.Log.Warn("the use of a credential could not be stored", "account", account.Name, "credential", c.ID, "error", err)
 		}
 	}
-	id := Identity{Account: account.ID, Credential: c.ID, Name: account.Name}
 	if now.Sub(c.Used) > usedEntryEvery || c.UsedFrom != client.String() {
 		a.noteSignIn(ctx, &id, string(c.Kind)+" "+c.Name, client)
 	}
