@@ -440,7 +440,7 @@ func TestBegin(t *testing.T) {
 }
 
 // open redirects in the login pages (zot, 2026)
-func TestReturnAddress(t *testing.T) {
+func TestReturnAddressesAreLocalPaths(t *testing.T) {
 	for s, want := range map[string]string{
 		"/": "/", "/repositories": "/repositories", "/r/team/app?tag=1.0&x=//evil.example": "/r/team/app?tag=1.0&x=//evil.example", "/a/": "/a/", "/a%20b": "/a%20b", "/a#b": "/a#b",
 		"": "/", "repositories": "/", "//evil.example": "/", "///evil.example": "/", `/\evil.example`: "/", `\\evil.example`: "/", "/\t/evil.example": "/", "/\n/evil.example": "/",
