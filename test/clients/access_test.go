@@ -32,7 +32,7 @@ type guarded struct {
 const password = "a good password"
 
 // newGuarded starts a server whose first account is made before it runs. In it there are the organization team, in which alice is a
-// writer and the robot team+ci may push, but not over releases, and the public organization open, whose owner is alice.
+// writer and the robot team+ci may push, but not over releases, and the public organization open, whose owner is alice. env are more settings.
 func newGuarded(t *testing.T, env ...string) *guarded {
 	t.Helper()
 	dir := t.TempDir()
@@ -49,7 +49,7 @@ func newGuarded(t *testing.T, env ...string) *guarded {
 		if err := s.Stop(); err != nil {
 			t.Error(err)
 		}
-		if strings.Contains(s.Log(), password) || strings.Contains(s.Log(), "berth_bot_") {
+		if strings.Contains(s.Log(), password) || strings.Contains(s.Log(), "berth_bot_") || strings.Contains(s.Log(), "berth_sso_") {
 			t.Error("there is a secret in the log")
 		}
 		if t.Failed() {
