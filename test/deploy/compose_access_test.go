@@ -121,6 +121,9 @@ func TestComposeTLSWithAccessControl(t *testing.T) {
 	if out, err := run([]string{"BERTH_USER=root", "BERTH_PASSWORD=" + password}, args...); err != nil || !strings.Contains(out, `"name":"root"`) {
 		t.Errorf("%v\n%s", err, out)
 	}
+	if out, err := run(nil, "repo", "ls", "--insecure", "--registry", secure); err != nil { // as the chart's test does, as nobody
+		t.Errorf("%v\n%s", err, out)
+	}
 	if out, err := run([]string{"BERTH_USER=root", "BERTH_PASSWORD=wrong"}, args...); err == nil {
 		t.Errorf("a wrong password: %s", out)
 	}

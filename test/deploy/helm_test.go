@@ -312,6 +312,9 @@ func TestHelmAccessControl(t *testing.T) {
 	if i.Metadata.Annotations["cert-manager.io/cluster-issuer"] != "letsencrypt" || len(i.Spec.TLS) != 1 || i.Spec.TLS[0].SecretName != "registry-tls" {
 		t.Errorf("%+v", i)
 	}
+	if args := one[pod](t, all).Spec.Containers[0].Args; !slices.Equal(args, []string{"repo", "ls", "--insecure", "--registry", "registry.example.com"}) {
+		t.Errorf("helm test runs %q, but clients are sent to sign in at registry.example.com", args)
+	}
 	berth := func(all []any) container { return one[deployment](t, all).Spec.Template.Spec.Containers[0] }
 	for _, p := range []*probe{berth(all).StartupProbe, berth(all).LivenessProbe, berth(all).ReadinessProbe} {
 		if p.HTTPGet.Scheme != "HTTP" {
@@ -336,7 +339,7 @@ func TestHelmAccessControl(t *testing.T) {
 	if v := volumeNamed(t, all, "tls-client-ca"); v.Secret == nil || v.Secret.SecretName != "registry-clients" || v.Secret.Items[0].Key != "ca.crt" {
 		t.Errorf("the authorities come from %+v", v)
 	}
-	if args := one[pod](t, all).Spec.Containers[0].Args; !slices.Contains(args, "--insecure") || slices.Contains(args, "--plain-http") {
+	if args := one[pod](t, all).Spec.Containers[0].Args; !slices.Equal(args, []string{"repo", "ls", "--insecure", "--registry", "registry-berth:443"}) {
 		t.Errorf("helm test runs %q", args)
 	}
 }
