@@ -41,7 +41,7 @@ func (a *Auth) Identify(r *http.Request, client netip.Addr) (Identity, error) {
 	case strings.EqualFold(scheme, "Basic"):
 		var name, secret string
 		if name, secret, err = parseBasic(value); err == nil {
-			id, err = a.basic(r.Context(), name, secret, client)
+			id, _, err = a.basic(r.Context(), name, secret, client)
 		}
 	default:
 		err = ErrCredentials
@@ -92,32 +92,26 @@ func parseBasic(value string) (name, secret string, err error) {
 // SignIn tells who has a name and a password, or what stands in its place: a personal access token, a robot's secret, a refresh
 // token, or the token of an issuer that is trusted. It fails with ErrCredentials, ErrUnavailable or a *LockedError.
 func (a *Auth) SignIn(ctx context.Context, name, secret string, client netip.Addr) (Identity, error) {
-	id, err := a.basic(ctx, name, secret, client)
-	if err != nil {
-		return id, err
-	}
-	stands, err := a.Stands(ctx, &id)
-	if err == nil && !stands {
-		err = ErrCredentials
+	id, remembered, err := a.basic(ctx, name, secret, client)
+	if err == nil && remembered {
+		err = a.mustStand(ctx, id, client)
 	}
 	return id, err
 }
 
-// basic is SignIn of what may not stand any more.
-func (a *Auth) basic(ctx context.Context, name, secret string, client netip.Addr) (Identity, error) {
+// basic is SignIn; what is remembered may not stand any more.
+func (a *Auth) basic(ctx context.Context, name, secret string, client netip.Addr) (id Identity, remembered bool, err error) {
 	now := a.opts.Now()
 	sum := a.verified.sum("basic", name, secret)
-	id, ok := a.verified.get(sum, now)
-	if !ok {
-		var err error
+	if id, remembered = a.verified.get(sum, now); !remembered {
 		var until time.Time
 		if id, until, err = a.signIn(ctx, name, secret, client, now); err != nil {
-			return Identity{}, err
+			return Identity{}, false, err
 		}
 		a.verified.put(sum, id, until)
 	}
 	id.Client = client
-	return id, nil
+	return id, remembered, nil
 }
 
 // signIn is SignIn of what is not remembered. It also returns until when to remember it.
