@@ -33,8 +33,8 @@ func newLoginCommand() *cobra.Command {
 		Use:   "login HOST --sso [PROVIDER]",
 		Short: "Sign in at a Berth with the account of an OpenID Connect provider",
 		Long: `Sign in at a Berth with the account of an OpenID Connect provider. The command shows a code and an address; a browser, on whatever
-machine, is enough. What the registry gives for it, a personal access token of 30 days, is kept as docker login keeps credentials,
-so that docker, podman and the other commands use it.
+machine, is enough. What the registry gives for it, a token that is good until you have to sign in again, is kept as docker login keeps
+credentials, so that docker, podman and the other commands use it. "berth token add" makes others with it.
 
 PROVIDER is the name that the provider has at the registry; with one provider it can be left out. With a name and a password or
 token, sign in with docker login.`,

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,33 +78,18 @@ func (e *RefusedError) Error() string {
 func (e *RefusedError) Unwrap() error { return ErrCredentials }
 
 const (
-	personTokenLifetime = 30 * 24 * time.Hour
-	maxPersonTokens     = 5 // of one name; the oldest go
+	// DefaultSignInLifetime is for how long a sign-in at a provider counts if nothing else is said.
+	DefaultSignInLifetime = 30 * 24 * time.Hour
+
+	maxPersonTokens = 5 // of an account; the oldest go
 )
 
-// PersonToken gives somebody who has signed in at an issuer a personal access token of a name, of at most 64 bytes, which lets them do what they may for 30 days. It takes
-// the place of the oldest of the name if there are more than 5.
-func (a *Auth) PersonToken(ctx context.Context, id *Identity, name string) (secret string, expires time.Time, err error) {
-	c := &meta.Credential{Kind: meta.TokenCredential, Created: a.opts.Now()}
-	c.Name, c.Actions, c.Expires = name, access.All, c.Created.Add(personTokenLifetime)
-	if secret, err = a.NewCredential(ctx, id.Account, c); err != nil {
-		return "", time.Time{}, err
-	}
-	all, err := a.db.Credentials(ctx, id.Account) // oldest first
-	if err != nil {
-		return "", time.Time{}, err
-	}
-	kept := 0
-	for i := len(all) - 1; i >= 0; i-- {
-		if all[i].Kind != c.Kind || all[i].Name != c.Name {
-			continue
-		}
-		if kept++; kept <= maxPersonTokens {
-			continue
-		}
-		if err := a.db.DeleteCredential(ctx, id.Account, all[i].ID); err != nil && !errors.Is(err, meta.ErrNotFound) {
-			return "", time.Time{}, err
-		}
-	}
-	return secret, c.Expires, nil
+// PersonToken gives somebody who has signed in at an issuer what stands for a password for as long as the sign-in counts: it lets them do what they may, and make
+// tokens of their own. The name, of at most 64 bytes, is for them to recognise it. It takes the place of the oldest one if there are more than 5.
+func (a *Auth) PersonToken(ctx context.Context, id *Identity, issuer, name string) (secret string, expires time.Time, err error) {
+	c := &meta.Credential{Kind: meta.SignInCredential, Created: a.opts.Now()}
+	c.Name, c.Actions = name, access.All
+	c.Expires = c.Created.Add(cmp.Or(a.opts.SignInLifetime[PeopleSource(issuer)], DefaultSignInLifetime))
+	secret, hash := newSecret(c.Kind)
+	return secret, c.Expires, a.db.AddCredential(ctx, id.Account, c, hash, maxPersonTokens)
 }

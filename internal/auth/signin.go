@@ -96,11 +96,7 @@ func (a *Auth) SignIn(ctx context.Context, name, secret string, client netip.Add
 	if err != nil {
 		return id, err
 	}
-	stands, err := a.Stands(ctx, &id)
-	if err == nil && !stands {
-		err = ErrCredentials
-	}
-	return id, err
+	return id, a.Stands(ctx, &id)
 }
 
 // basic is SignIn of what may not stand any more.

@@ -18,6 +18,7 @@ import (
 	"github.com/berthregistry/berth/internal/access"
 	"github.com/berthregistry/berth/internal/auth/htpasswd"
 	"github.com/berthregistry/berth/internal/auth/ldap"
+	"github.com/berthregistry/berth/internal/auth/oidc"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/test/service"
 )
@@ -290,3 +291,85 @@ func TestSignInsAreNoted(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// What somebody has who signs in at a provider ends with the sign-in, whoever made it, and goes on with the next one.
+func TestSignInLifetime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const day = 24 * time.Hour
+	w.a.opts.SignInLifetime = map[string]time.Duration{PeopleSource("corp"): 30 * day}
+	ctx := t.Context()
+	person := &oidc.Person{Subject: "u-1", Name: "ann"}
+	signIn := func() string {
+		t.Helper()
+		id, err := w.a.SignInPerson(ctx, "corp", person, here)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret, expires, err := w.a.PersonToken(ctx, &id, "corp", "signed in with Corp")
+		if err != nil || expires.Sub(w.now()) > 30*day || expires.Sub(w.now()) < 29*day {
+			t.Fatalf("until %s, %v", expires, err)
+		}
+		return secret
+	}
+	manages := func(secret string) bool {
+		t.Helper()
+		d, err := w.a.ManagesItself(ctx, w.mustSignIn("ann", secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Allowed
+	}
+	first := signIn()
+	account := w.mustSignIn("ann", first).Account
+	w.organization("team", "ann", access.Writer)
+	if !manages(first) {
+		t.Error("who has signed in at the provider cannot make tokens")
+	}
+	own := w.credential(account, meta.TokenCredential, nil)
+	narrow := w.credential(account, meta.TokenCredential, func(c *meta.Credential) { c.Expires = w.now().Add(90 * day) })
+	if !manages(own) || manages(narrow) {
+		t.Error("what a token can make others with does not depend on its limits")
+	}
+	may := func(header string) bool { return w.may(w.a, header, access.Push, "team/app") }
+	w.pass(30*day - time.Hour)
+	bearer := "Bearer " + w.token(w.a, w.mustSignIn("ann", own), "repository:team/app:pull,push")
+	if !may(bearer) || !may(basic("ann", own)) || !may(basic("ann", narrow)) || !may(basic("ann", first)) {
+		t.Error("a token ends before the sign-in does")
+	}
+	w.pass(time.Hour - time.Minute)
+	bearer = "Bearer " + w.token(w.a, w.mustSignIn("ann", own), "repository:team/app:pull,push")
+	w.pass(2 * time.Minute)
+	if may(bearer) || may(basic("ann", own)) || may(basic("ann", narrow)) || may(basic("ann", first)) {
+		t.Error("a token goes on after the sign-in has ended")
+	}
+	again, ok := errors.AsType[*SignInAgainError](second(w.signIn("ann", own)))
+	if !ok || again.Name != "ann" || !errors.Is(again, ErrCredentials) || !strings.Contains(Refusal(again), "berth login --sso") {
+		t.Errorf("%v", again)
+	}
+	// Nobody hears more than that it is wrong who has the wrong secret, or an account that is disabled.
+	if err := second(w.signIn("ann", "berth_sso_nothing")); err == nil || Refusal(err) != ErrCredentials.Error() {
+		t.Errorf("%v", err)
+	}
+	signIn()
+	if !may(basic("ann", own)) || !may(basic("ann", narrow)) || may(basic("ann", first)) {
+		t.Error("after a new sign-in, not all tokens work but the one of the old")
+	}
+	// Who is kept here, or by a source without a limit, does not have to come back.
+	w.user("local")
+	secret := w.credential(w.mustSignIn("local", password).Account, meta.TokenCredential, nil)
+	w.pass(1000 * day)
+	w.mustSignIn("local", secret)
+	if _, err := w.a.SignInPerson(ctx, "corp", person, here); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.db.ChangeAccount(ctx, "ann", func(a *meta.Account) error { a.Disabled = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(31 * day)
+	if err := second(w.signIn("ann", own)); err == nil || Refusal(err) != ErrCredentials.Error() {
+		t.Errorf("%v", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }

@@ -204,7 +204,7 @@ func (h *Handler) signIn(r *http.Request, p *Provider, person *oidc.Person) (*Si
 	if err != nil {
 		return nil, err
 	}
-	secret, expires, err := h.opts.Auth.PersonToken(r.Context(), &id, "signed in with "+p.Label)
+	secret, expires, err := h.opts.Auth.PersonToken(r.Context(), &id, p.Name, "signed in with "+p.Label)
 	if err != nil {
 		return nil, err
 	}

@@ -211,7 +211,7 @@ func TestBrowser(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 5 {
-		if _, _, err := w.accounts.PersonToken(t.Context(), &id, "signed in with Corp & Co"); err != nil {
+		if _, _, err := w.accounts.PersonToken(t.Context(), &id, "corp", "signed in with Corp & Co"); err != nil {
 			t.Fatal(err)
 		}
 	}
