@@ -21,6 +21,8 @@ type Source interface {
 	SignIn(ctx context.Context, name, password string) (*Person, error)
 	// Lookup returns who has a name now. It fails with meta.ErrNotFound if nobody has it any more.
 	Lookup(ctx context.Context, name string) (*Person, error)
+	// Check fails if nobody can be looked up at this moment.
+	Check(ctx context.Context) error
 }
 
 // Person is an account as its source has it.
@@ -47,6 +49,9 @@ func (l LDAP) SignIn(ctx context.Context, name, password string) (*Person, error
 func (l LDAP) Lookup(ctx context.Context, name string) (*Person, error) {
 	return ldapPerson(l.Directory.Lookup(ctx, name))
 }
+
+// Check implements Source.
+func (l LDAP) Check(ctx context.Context) error { return l.Directory.Check(ctx) }
 
 func ldapPerson(p *ldap.Person, err error) (*Person, error) {
 	switch {
@@ -91,6 +96,9 @@ func (h Htpasswd) Lookup(_ context.Context, name string) (*Person, error) {
 	}
 	return nil, meta.ErrNotFound
 }
+
+// Check implements Source. A file that cannot be read counts as it was.
+func (Htpasswd) Check(context.Context) error { return nil }
 
 // bySources signs in somebody whose account is kept elsewhere: where it is known to be, or else at the first source that
 // knows it. A source that cannot be asked does not keep others from being asked.
@@ -154,7 +162,8 @@ func (a *Auth) follow(ctx context.Context, account *meta.Account, p *Person) err
 }
 
 // Sync is a periodic job: it asks the sources about their accounts. Who is not there any more is disabled here, so that tokens
-// of theirs end, too; who comes back is enabled by an administrator. Groups are taken over.
+// of theirs end, too; who comes back is enabled by an administrator. Groups are taken over. An account that cannot be looked up, or a source that is
+// down, does not keep the others from that.
 func (a *Auth) Sync(ctx context.Context) (string, error) {
 	sources := make(map[string]Source)
 	for _, s := range a.opts.Sources {
@@ -194,8 +203,11 @@ func (a *Auth) Sync(ctx context.Context) (string, error) {
 				if failed == nil { // one says enough
 					failed = fmt.Errorf("account %s: %w", account.Name, err)
 				}
-				if ctx.Err() != nil || errors.Is(err, ldap.ErrUnavailable) {
+				if ctx.Err() != nil {
 					return fmt.Sprintf("%d accounts asked about, %d disabled", asked, disabled), failed
+				}
+				if s.Check(ctx) != nil {
+					delete(sources, account.Source)
 				}
 			}
 		}

@@ -132,6 +132,9 @@ func TestLDAPSource(t *testing.T) {
 		t.Errorf("a wrong password: %v", err)
 	}
 	w.mustSignIn("ann", password) // of the other source
+	if d, err := w.a.ManagesItself(ctx, w.mustSignIn("bea", password)); err != nil || !d.Allowed {
+		t.Errorf("whoever has signed in at the directory cannot make tokens: %+v, %v", d, err)
+	}
 	// Out of the group, and after the next look out of the rights.
 	server.Do(t, func(c *ldap3.Conn) error {
 		return c.Del(ldap3.NewDelRequest("cn=devs,ou=groups,"+service.LDAPSuffix, nil))
@@ -164,6 +167,42 @@ func TestLDAPSource(t *testing.T) {
 	}
 	if _, err := w.signIn("bea", password); !errors.Is(err, ErrCredentials) {
 		t.Errorf("bea: %v", err)
+	}
+}
+
+// An entry that cannot be read, and a directory that is down, do not keep others from being taken away.
+func TestSyncGoesOn(t *testing.T) {
+	t.Parallel()
+	server := service.NewLDAP(t)
+	add := func(uid string) (dn string) {
+		dn = "uid=" + uid + ",ou=people," + service.LDAPSuffix
+		server.Add(t, dn, map[string][]string{"objectClass": {"inetOrgPerson"}, "cn": {uid}, "sn": {uid}, "userPassword": {password}})
+		return dn
+	}
+	add("bea")
+	cleo := add("cleo")
+	directory, err := ldap.New(ldap.Options{URL: server.URL, BindDN: service.LDAPAdminDN, BindPassword: service.LDAPPassword, UserBase: "ou=people," + service.LDAPSuffix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(directory.Close)
+	w := newWorld(t)
+	file, path := w.file("dora", "eve")
+	w.a.opts.Sources = []Source{file, LDAP{directory}}
+	for _, name := range []string{"bea", "cleo", "dora", "eve"} {
+		w.mustSignIn(name, password)
+	}
+	// Two entries are bea now.
+	server.Add(t, "cn=two,ou=people,"+service.LDAPSuffix, map[string][]string{"objectClass": {"inetOrgPerson"}, "sn": {"two"}, "uid": {"bea"}})
+	server.Do(t, func(c *ldap3.Conn) error { return c.Del(ldap3.NewDelRequest(cleo, nil)) })
+	w.write(path, "eve")
+	if result, err := w.a.Sync(t.Context()); result != "4 accounts asked about, 2 disabled" || err == nil || !strings.Contains(err.Error(), "account bea") {
+		t.Errorf("%s, %v", result, err)
+	}
+	w.write(path)
+	server.Stop()
+	if result, err := w.a.Sync(t.Context()); result != "2 accounts asked about, 1 disabled" || err == nil {
+		t.Errorf("%s, %v", result, err)
 	}
 }
 
