@@ -269,7 +269,7 @@ type Facts struct {
 	Credential *Credential // nil for a password, or if it is gone
 	Lost       bool        // an account or a credential was asked for and is not there
 	Source     string      // where the account is kept
-	SignedIn   time.Time   // when whoever keeps it last vouched for the account; zero for never
+	SignedIn   time.Time   // when it last signed in there; zero for never, and for an account that is kept here
 	Repository oci.Repository
 	Exists     bool  // the repository does
 	Public     *bool // the repository's own setting, if it has one

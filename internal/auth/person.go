@@ -77,6 +77,12 @@ func (e *RefusedError) Error() string {
 // Unwrap returns ErrCredentials.
 func (e *RefusedError) Unwrap() error { return ErrCredentials }
 
+// FirstUse tells whether an ID token, by its oidc.Token.ID, is used for the first time, at all nodes together. It is remembered for longer than the
+// token of a command line is accepted.
+func (a *Auth) FirstUse(ctx context.Context, token string) (bool, error) {
+	return a.db.FirstUse(ctx, "id token "+token)
+}
+
 const (
 	// DefaultSignInLifetime is for how long a sign-in at a provider counts if nothing else is said.
 	DefaultSignInLifetime = 30 * 24 * time.Hour

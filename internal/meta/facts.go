@@ -140,7 +140,9 @@ func (s *factsScan) facts(r oci.Repository) (*access.Facts, error) {
 	if s.accountID != nil {
 		f.Account = &access.Account{ID: *s.accountID, Name: *s.accountName, Robot: *s.robot, Admin: *s.admin, Disabled: *s.disabled,
 			Networks: networks(*s.accountNetworks, note), Expires: timeOf(s.accountExpires), Proof: access.ProofOf(*s.password)}
-		f.Source, f.SignedIn = *s.source, timeOf(s.seen)
+		if f.Source = *s.source; f.Source != LocalAccounts {
+			f.SignedIn = timeOf(s.seen)
+		}
 	}
 	if s.credentialID != nil {
 		f.Credential = &access.Credential{ID: *s.credentialID, Name: *s.credentialName, Actions: access.Actions(*s.actions),
