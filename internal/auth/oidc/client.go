@@ -49,6 +49,12 @@ func isLoopback(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
+// isSafe tells whether people may be sent to an address that the issuer names, to enter their password there: one with TLS, unless the issuer has none.
+func (i *Issuer) isSafe(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.Hostname() != "" && u.User == nil && (u.Scheme == "https" || u.Scheme == "http" && strings.HasPrefix(i.url, "http:") && isLoopback(u.Hostname()))
+}
+
 // newClient returns a client that speaks to one issuer and to what its discovery names.
 func newClient(issuer *url.URL, caFile string) (*http.Client, error) {
 	var roots *x509.CertPool // nil for the system's
