@@ -174,6 +174,10 @@ func (h *Handler) begin(w *web.Response, r *http.Request, p *Provider) error {
 	if h.opts.ReadOnly {
 		return h.failed(w, p, nil, errReadOnly)
 	}
+	// Other sites can send people here, who get a token at the end, for which the oldest goes: they are asked.
+	if from := r.Header.Get("Sec-Fetch-Site"); from == "cross-site" || from == "same-site" {
+		return h.show(w, http.StatusOK, page{Title: "Sign in to " + h.host, Providers: []Provider{*p}})
+	}
 	if err := p.Login.Begin(w, r, ""); err != nil {
 		return h.failed(w, p, nil, err)
 	}

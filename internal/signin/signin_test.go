@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"html"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -382,6 +383,35 @@ func TestChoose(t *testing.T) {
 	for _, path := range []string{Path, Path + "/corp", CallbackPath("corp")} {
 		if status := w.json("POST", path, nil, nil); status != http.StatusMethodNotAllowed {
 			t.Errorf("POST %s: %d", path, status)
+		}
+	}
+}
+
+// No other site begins a sign-in: a person does.
+func TestBeganElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, path := range []string{Path, Path + "/corp"} {
+		for from, asked := range map[string]bool{"cross-site": true, "same-site": true, "same-origin": false, "none": false, "": false} {
+			req, err := http.NewRequest(http.MethodGet, w.URL+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if from != "" {
+				req.Header.Set("Sec-Fetch-Site", from)
+			}
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if asked != (resp.StatusCode == http.StatusOK && len(resp.Cookies()) == 0 && strings.Contains(string(body), `href="/auth/oidc/corp"`)) || !asked && resp.StatusCode != http.StatusSeeOther {
+				t.Errorf("%s from %q: %s\n%s", path, from, resp.Status, body)
+			}
 		}
 	}
 }
