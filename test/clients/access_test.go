@@ -22,8 +22,8 @@ type guarded struct {
 const password = "a good password"
 
 // newGuarded starts a server whose first account is made before it runs. In it there are the organization team, in which alice is a
-// writer and the robot team+ci may push, but not over releases, and the public organization open, whose owner is alice.
-func newGuarded(t *testing.T) *guarded {
+// writer and the robot team+ci may push, but not over releases, and the public organization open, whose owner is alice. env are more settings.
+func newGuarded(t *testing.T, env ...string) *guarded {
 	t.Helper()
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), harness.Binary(t), "user", "add", "root", "--admin", "--password-stdin", "--data", filepath.Join(dir, "data"))
@@ -31,7 +31,7 @@ func newGuarded(t *testing.T) *guarded {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	s, err := harness.StartServer(harness.Binary(t), dir, harness.Settings{Env: []string{"BERTH_AUTH_ENABLED=true"}})
+	s, err := harness.StartServer(harness.Binary(t), dir, harness.Settings{Env: append(env, "BERTH_AUTH_ENABLED=true")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func newGuarded(t *testing.T) *guarded {
 		if err := s.Stop(); err != nil {
 			t.Error(err)
 		}
-		if strings.Contains(s.Log(), password) || strings.Contains(s.Log(), "berth_bot_") {
+		if strings.Contains(s.Log(), password) || strings.Contains(s.Log(), "berth_bot_") || strings.Contains(s.Log(), "berth_sso_") {
 			t.Error("there is a secret in the log")
 		}
 		if t.Failed() {
