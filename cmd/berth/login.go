@@ -87,6 +87,8 @@ func (l *login) run(cmd *cobra.Command, host, provider string) (err error) {
 	}
 	out := cmd.ErrOrStderr()
 	token, err := oidc.DeviceLogin(ctx, issuer, at.ClientID, at.Scopes, func(code, address, complete string) {
+		// The registry has named them, so that one that is not to be trusted could ask for what is good elsewhere.
+		fmt.Fprintf(out, "%s will see a token that says who you are at %s, made for the client %s.\n", host, upstream.Printable(at.Issuer), upstream.Printable(at.ClientID))
 		fmt.Fprintf(out, "To sign in, open %s in a browser and enter the code %s\n", address, code)
 		if complete != "" {
 			fmt.Fprintf(out, "or open %s, and compare the code.\n", complete)

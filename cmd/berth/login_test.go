@@ -126,6 +126,9 @@ func TestSingleSignOn(t *testing.T) {
 	if err := cmd.Wait(); err != nil || !strings.HasPrefix(stdout.String(), "Signed in at "+host+" as bob until ") {
 		t.Fatalf("%v\n%s%s", err, said, stdout.String())
 	}
+	if !strings.Contains(said, host+" will see a token that says who you are at http://") || !strings.Contains(said, "made for the client berth-cli.") {
+		t.Errorf("said: %s", said)
+	}
 	file := filepath.Join(home, "config.json")
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/berthregistry/berth/internal/access"
@@ -19,8 +20,8 @@ type Source interface {
 	Name() string
 	// SignIn returns who has a name and a password. It fails with ErrCredentials for a wrong name or password.
 	SignIn(ctx context.Context, name, password string) (*Person, error)
-	// Lookup returns who has a name now. It fails with meta.ErrNotFound if nobody has it any more.
-	Lookup(ctx context.Context, name string) (*Person, error)
+	// Lookup returns who has a subject, and mostly still a name. It fails with meta.ErrNotFound if nobody has the subject any more.
+	Lookup(ctx context.Context, subject, name string) (*Person, error)
 	// Check fails if nobody can be looked up at this moment.
 	Check(ctx context.Context) error
 }
@@ -46,8 +47,12 @@ func (l LDAP) SignIn(ctx context.Context, name, password string) (*Person, error
 }
 
 // Lookup implements Source.
-func (l LDAP) Lookup(ctx context.Context, name string) (*Person, error) {
-	return ldapPerson(l.Directory.Lookup(ctx, name))
+func (l LDAP) Lookup(ctx context.Context, subject, name string) (*Person, error) {
+	p, err := l.Directory.Lookup(ctx, name)
+	if errors.Is(err, ldap.ErrNotFound) || err == nil && p.ID != subject {
+		p, err = l.Directory.LookupID(ctx, subject) // renamed
+	}
+	return ldapPerson(p, err)
 }
 
 // Check implements Source.
@@ -88,13 +93,11 @@ func (h Htpasswd) SignIn(ctx context.Context, name, password string) (*Person, e
 }
 
 // Lookup implements Source.
-func (h Htpasswd) Lookup(_ context.Context, name string) (*Person, error) {
-	for _, n := range h.File.Names() {
-		if n == name {
-			return &Person{Subject: name, Name: name}, nil
-		}
+func (h Htpasswd) Lookup(_ context.Context, subject, _ string) (*Person, error) {
+	if !slices.Contains(h.File.Names(), subject) {
+		return nil, meta.ErrNotFound
 	}
-	return nil, meta.ErrNotFound
+	return &Person{Subject: subject, Name: subject}, nil
 }
 
 // Check implements Source. A file that cannot be read counts as it was.
@@ -183,11 +186,11 @@ func (a *Auth) Sync(ctx context.Context) (string, error) {
 				continue
 			}
 			asked++
-			p, err := s.Lookup(ctx, account.Name)
+			p, err := s.Lookup(ctx, account.Subject, account.Name)
 			switch {
 			case errors.Is(err, errors.ErrUnsupported):
 				delete(sources, account.Source) // nobody may look there
-			case errors.Is(err, meta.ErrNotFound), err == nil && p.Subject != account.Subject:
+			case errors.Is(err, meta.ErrNotFound):
 				disabled++
 				a.opts.Log.Warn("an account is disabled: its source has it no more", "account", account.Name, "source", account.Source)
 				err = a.db.ChangeAccount(ctx, account.Name, func(c *meta.Account) error {

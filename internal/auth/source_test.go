@@ -206,6 +206,54 @@ func TestSyncGoesOn(t *testing.T) {
 	}
 }
 
+// Who is renamed in the directory stays who they are; whoever gets the name then is somebody else.
+func TestRenamedInTheDirectory(t *testing.T) {
+	t.Parallel()
+	server := service.NewLDAP(t)
+	add := func(uid string) {
+		server.Add(t, "uid="+uid+",ou=people,"+service.LDAPSuffix, map[string][]string{"objectClass": {"inetOrgPerson"}, "cn": {uid}, "sn": {uid}, "userPassword": {password}})
+	}
+	rename := func(from, to string) {
+		server.Do(t, func(c *ldap3.Conn) error {
+			return c.ModifyDN(ldap3.NewModifyDNRequest("uid="+from+",ou=people,"+service.LDAPSuffix, "uid="+to, true, ""))
+		})
+	}
+	add("bea")
+	directory, err := ldap.New(ldap.Options{URL: server.URL, BindDN: service.LDAPAdminDN, BindPassword: service.LDAPPassword,
+		UserBase: "ou=people," + service.LDAPSuffix, UserFilter: "(&(uid={{name}})(!(description=off)))"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(directory.Close)
+	w := newWorld(t)
+	w.a.opts.Sources = []Source{LDAP{directory}}
+	account := w.mustSignIn("bea", password).Account
+	sync := func(want string) {
+		t.Helper()
+		if result, err := w.a.Sync(t.Context()); err != nil || result != want {
+			t.Errorf("%s, %v, expected %s", result, err, want)
+		}
+	}
+	rename("bea", "beatrice")
+	sync("1 accounts asked about, 0 disabled")
+	add("bea")
+	sync("1 accounts asked about, 0 disabled")
+	if id := w.mustSignIn("beatrice", password); id.Account != account || id.Name != "bea" {
+		t.Errorf("%+v", id)
+	}
+	w.pass(2 * verifiedFor)
+	if _, err := w.signIn("bea", password); !errors.Is(err, ErrCredentials) {
+		t.Errorf("somebody else has the account: %v", err)
+	}
+	// One that the filter leaves out is gone under any name.
+	server.Do(t, func(c *ldap3.Conn) error {
+		m := ldap3.NewModifyRequest("uid=beatrice,ou=people,"+service.LDAPSuffix, nil)
+		m.Add("description", []string{"off"})
+		return c.Modify(m)
+	})
+	sync("1 accounts asked about, 1 disabled")
+}
+
 // mustUser is user, and returns the name.
 func (w *world) mustUser(name string) string {
 	w.Helper()

@@ -39,14 +39,11 @@ func parseIssuer(issuer string) (*url.URL, error) {
 	return u, nil
 }
 
-// isLoopback tells whether a host names this machine without a lookup.
+// isLoopback tells whether a host names this machine, whatever a name server says. Names below localhost do so in browsers (RFC 6761 section 6.3), but
+// not here, where they are looked up.
 func isLoopback(host string) bool {
-	host = strings.ToLower(host)
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
 	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
+	return strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
 }
 
 // isSafe tells whether people may be sent to an address that the issuer names, to enter their password there: one with TLS, unless the issuer has none.

@@ -522,7 +522,7 @@ func TestIssuerURL(t *testing.T) {
 	for url, ok := range map[string]bool{
 		"https://accounts.example.com": true, "https://gitlab.example/": true, "https://kubernetes.default.svc.cluster.local": true,
 		"https://[fd00::1]:6443": true, "http://127.0.0.1:5556/dex": true, "http://localhost": true, "http://[::1]:80": true,
-		"http://accounts.example.com": false, "http://10.0.0.1": false, "accounts.example.com": false, "": false, "https://": false, "ftp://a": false,
+		"http://accounts.example.com": false, "http://10.0.0.1": false, "http://dex.localhost": false, "accounts.example.com": false, "": false, "https://": false, "ftp://a": false,
 		"https://user:secret@a.example": false, "https://a.example?x": false, "https://a.example?": false, "https://a.example#x": false, "https://a.example/\n": false,
 	} {
 		if _, err := NewIssuer(Options{Issuer: url}); (err == nil) != ok {

@@ -82,7 +82,7 @@ func NewLogin(opt LoginOptions) (*Login, error) {
 		return nil, fmt.Errorf("issuer %s: client_id is missing; the issuer gives it when the registry is registered there", opt.Issuer.url)
 	case err != nil || back.Hostname() == "" || back.Scheme != "https" && back.Scheme != "http" || back.Fragment != "":
 		return nil, fmt.Errorf("issuer %s: %s is not a URL that browsers can be sent back to", opt.Issuer.url, shown(opt.RedirectURL))
-	case back.Scheme == "http" && !isLoopback(back.Hostname()):
+	case back.Scheme == "http" && !isLoopback(back.Hostname()) && !strings.HasSuffix(strings.ToLower(back.Hostname()), ".localhost"):
 		return nil, fmt.Errorf("issuer %s: browsers must be sent back to an address with https://, not to %s", opt.Issuer.url, shown(opt.RedirectURL))
 	}
 	block, err := aes.NewCipher(opt.Key[:])
