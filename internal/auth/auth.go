@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,7 +42,8 @@ type Options struct {
 	// Sources keep accounts elsewhere, and are asked in this order about names that are not known here.
 	Sources []Source
 	// SignInLifetime is for how long somebody whom a source knows counts as known after they have signed in there, by the name of
-	// the source. Then nothing of theirs can be used until they sign in again. Sources without one set no limit.
+	// the source. Then nothing of theirs can be used until they sign in again. Sources without one set no limit; what is neither here nor in
+	// Sources, such as a provider that was taken out, has DefaultSignInLifetime.
 	SignInLifetime map[string]time.Duration
 	// Issuers says how some issuers of tokens are reached; others need nothing but their URL.
 	Issuers []oidc.Options
@@ -179,8 +181,19 @@ func (a *Auth) Stands(ctx context.Context, id *Identity) error {
 
 // outdated tells whether the account's source has not vouched for it for too long.
 func (a *Auth) outdated(facts *access.Facts) bool {
-	limit := a.opts.SignInLifetime[facts.Source]
+	limit := a.signInLifetime(facts.Source)
 	return limit > 0 && facts.Account != nil && !a.opts.Now().Before(facts.SignedIn.Add(limit))
+}
+
+// signInLifetime returns for how long a sign-in at a source counts; 0 for ever.
+func (a *Auth) signInLifetime(source string) time.Duration {
+	if limit, ok := a.opts.SignInLifetime[source]; ok {
+		return limit
+	}
+	if source == meta.LocalAccounts || slices.ContainsFunc(a.opts.Sources, func(s Source) bool { return s.Name() == source }) {
+		return 0
+	}
+	return DefaultSignInLifetime
 }
 
 // SignInAgainError says that what somebody has would be good if they signed in again where their account is kept. It is an ErrCredentials, and for who

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,7 +83,7 @@ func (a *Auth) FirstUse(ctx context.Context, token string) (bool, error) {
 }
 
 const (
-	// DefaultSignInLifetime is for how long a sign-in at a provider counts if nothing else is said.
+	// DefaultSignInLifetime is for how long a sign-in counts if nothing else is said and nobody looks whether the account is still there.
 	DefaultSignInLifetime = 30 * 24 * time.Hour
 
 	maxPersonTokens = 5 // of an account; the oldest go
@@ -95,7 +94,7 @@ const (
 func (a *Auth) PersonToken(ctx context.Context, id *Identity, issuer, name string) (secret string, expires time.Time, err error) {
 	c := &meta.Credential{Kind: meta.SignInCredential, Created: a.opts.Now()}
 	c.Name, c.Actions = name, access.All
-	c.Expires = c.Created.Add(cmp.Or(a.opts.SignInLifetime[PeopleSource(issuer)], DefaultSignInLifetime))
+	c.Expires = c.Created.Add(a.signInLifetime(PeopleSource(issuer)))
 	secret, hash := newSecret(c.Kind)
 	return secret, c.Expires, a.db.AddCredential(ctx, id.Account, c, hash, maxPersonTokens)
 }

@@ -442,6 +442,18 @@ func TestSignInLifetime(t *testing.T) {
 	if !may(basic("ann", own)) || !may(basic("ann", narrow)) || may(basic("ann", first)) {
 		t.Error("after a new sign-in, not all tokens work but the one of the old")
 	}
+	// A provider that is not known any more lets nobody in for longer.
+	configured := w.a.opts.SignInLifetime
+	w.a.opts.SignInLifetime = nil
+	w.pass(29 * day)
+	if !may(basic("ann", own)) {
+		t.Error("a token ends before the sign-in at a provider that was taken out")
+	}
+	w.pass(2 * day)
+	if may(basic("ann", own)) {
+		t.Error("a token goes on after the sign-in at a provider that was taken out")
+	}
+	w.a.opts.SignInLifetime = configured
 	// Who is kept here, or by a source without a limit, does not have to come back.
 	w.user("local")
 	secret := w.credential(w.mustSignIn("local", password).Account, meta.TokenCredential, nil)
