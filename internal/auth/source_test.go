@@ -310,6 +310,26 @@ func TestGuessing(t *testing.T) {
 	}
 }
 
+// A directory knows one account by many spellings, none of which is another chance.
+func TestSpellingsAreOneAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.user("alice")
+	for _, name := range []string{"alice", "ALICE", " alice", "Alice ", "al ice"} {
+		if _, err := w.signIn(name, "a wrong guess"); !errors.Is(err, ErrCredentials) {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	if _, ok := errors.AsType[*LockedError](second(w.signIn("alice", password))); !ok {
+		t.Error("who guesses by other spellings is not slowed down")
+	}
+	for _, name := range []string{"al\u00adice", "\uff41lice", "\xff", strings.Repeat("a", 65)} {
+		if got := accountSubject(name); got != accountSubject("") {
+			t.Errorf("%q is %q", name, got)
+		}
+	}
+}
+
 func TestLockFor(t *testing.T) {
 	for count, want := range map[int]time.Duration{0: 0, 4: 0, 5: time.Second, 6: 2 * time.Second, 10: 32 * time.Second, 30: time.Minute, 1 << 30: time.Minute} {
 		if got := lockFor(count, 5, time.Minute); got != want {
