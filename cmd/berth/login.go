@@ -33,8 +33,8 @@ func newLoginCommand() *cobra.Command {
 		Use:   "login HOST --sso [PROVIDER]",
 		Short: "Sign in at a Berth with the account of an OpenID Connect provider",
 		Long: `Sign in at a Berth with the account of an OpenID Connect provider. The command shows a code and an address; a browser, on whatever
-machine, is enough. What the registry gives for it, a personal access token of 30 days, is kept as docker login keeps credentials,
-so that docker, podman and the other commands use it.
+machine, is enough. What the registry gives for it, a token that is good until you have to sign in again, is kept as docker login keeps
+credentials, so that docker, podman and the other commands use it. "berth token add" makes others with it.
 
 PROVIDER is the name that the provider has at the registry; with one provider it can be left out. With a name and a password or
 token, sign in with docker login.`,
@@ -87,6 +87,8 @@ func (l *login) run(cmd *cobra.Command, host, provider string) (err error) {
 	}
 	out := cmd.ErrOrStderr()
 	token, err := oidc.DeviceLogin(ctx, issuer, at.ClientID, at.Scopes, func(code, address, complete string) {
+		// The registry has named them, so that one that is not to be trusted could ask for what is good elsewhere.
+		fmt.Fprintf(out, "%s will see a token that says who you are at %s, made for the client %s.\n", host, upstream.Printable(at.Issuer), upstream.Printable(at.ClientID))
 		fmt.Fprintf(out, "To sign in, open %s in a browser and enter the code %s\n", address, code)
 		if complete != "" {
 			fmt.Fprintf(out, "or open %s, and compare the code.\n", complete)

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -71,7 +72,7 @@ func TestSingleSignOn(t *testing.T) {
 	host := newSSO(t)
 	b := service.NewBrowser(t)
 	p := b.SignIn(b.Open("http://"+host+"/auth/oidc/corp"), "u-1")
-	token := regexp.MustCompile(`berth_pat_[a-z2-7]+`).FindString(p.Body)
+	token := regexp.MustCompile(`berth_sso_[a-z2-7]+`).FindString(p.Body)
 	if token == "" || !strings.Contains(p.Body, "docker login -u alice --password-stdin "+host) {
 		t.Fatalf("%s: %d\n%s", p.URL, p.Status, p.Body)
 	}
@@ -125,11 +126,34 @@ func TestSingleSignOn(t *testing.T) {
 	if err := cmd.Wait(); err != nil || !strings.HasPrefix(stdout.String(), "Signed in at "+host+" as bob until ") {
 		t.Fatalf("%v\n%s%s", err, said, stdout.String())
 	}
+	if !strings.Contains(said, host+" will see a token that says who you are at http://") || !strings.Contains(said, "made for the client berth-cli.") {
+		t.Errorf("said: %s", said)
+	}
 	file := filepath.Join(home, "config.json")
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
 	if out, err := as(t, home, "user", "show", "--server", host).CombinedOutput(); err != nil || !strings.Contains(string(out), "bob") || !strings.Contains(string(out), "oidc:corp") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	// What came of the sign-in makes tokens, which make others only if they are not limited.
+	out, err := as(t, home, "token", "add", "laptop", "--server", host, "--quiet", "--expires", "90d").Output()
+	laptop := strings.TrimSpace(string(out))
+	if err != nil || !strings.HasPrefix(laptop, "berth_pat_") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	there := t.TempDir()
+	config := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte("bob:"+laptop)))
+	if err := os.WriteFile(filepath.Join(there, "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := as(t, there, "user", "show", "--server", host).CombinedOutput(); err != nil || !strings.Contains(string(out), "bob") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := as(t, there, "token", "add", "other", "--server", host).CombinedOutput(); err == nil || !strings.Contains(string(out), "the token is limited") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := as(t, home, "token", "list", "--server", host).CombinedOutput(); err != nil || !strings.Contains(string(out), "laptop") || !strings.Contains(string(out), "sign-in") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if out, err := as(t, t.TempDir(), "user", "show", "--server", host).CombinedOutput(); err == nil {

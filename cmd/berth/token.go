@@ -49,7 +49,7 @@ func addUserFlag(m *management, cmd *cobra.Command, user *string) {
 func newTokenListCommand(m *management) *cobra.Command {
 	var user string
 	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List tokens", Long: "Those of the kind refresh are what docker login keeps in the place of a password.",
+		Use: "list", Aliases: []string{"ls"}, Short: "List tokens", Long: "Those of the kind refresh are what docker login keeps in the place of a password, those of the kind sign-in what a sign-in at a provider has brought.",
 		Args: cobra.NoArgs,
 		RunE: m.run(func(cmd *cobra.Command, _ []string) error {
 			return listAll(cmd, m, userPath([]string{user})+"/tokens", nil, credentialHeader, credentialRow)

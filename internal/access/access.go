@@ -268,6 +268,8 @@ type Facts struct {
 	Account    *Account    // nil for who did not sign in, or whose account is gone
 	Credential *Credential // nil for a password, or if it is gone
 	Lost       bool        // an account or a credential was asked for and is not there
+	Source     string      // where the account is kept
+	SignedIn   time.Time   // when it last signed in there; zero for never, and for an account that is kept here
 	Repository oci.Repository
 	Exists     bool  // the repository does
 	Public     *bool // the repository's own setting, if it has one

@@ -256,16 +256,13 @@ func (h *Handler) authorize(w *web.Response, c *call, row *route) error {
 		err = auth.ErrToken
 	}
 	if err == nil && id.SignedIn() {
-		var stands bool
-		if stands, err = h.opts.Auth.Stands(c.Context(), &id); err == nil && !stands {
-			err = auth.ErrCredentials
-		}
+		err = h.opts.Auth.Stands(c.Context(), &id)
 	}
 	switch {
 	case errors.Is(err, auth.ErrToken):
 		return h.challenge(w, "bearer tokens are for the registry alone: sign in with a password, a personal access token or a robot's secret")
 	case errors.Is(err, auth.ErrCredentials):
-		return h.challenge(w, err.Error())
+		return h.challenge(w, auth.Refusal(err))
 	case err != nil:
 		return auth.Answer(w.Header(), err)
 	case !id.SignedIn():

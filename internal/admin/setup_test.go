@@ -122,3 +122,56 @@ func TestSetupPage(t *testing.T) {
 		t.Errorf("POST: status %d", a.StatusCode)
 	}
 }
+
+// A person makes the first account in a browser, by the link in the log, which works once.
+func TestSetupInBrowser(t *testing.T) {
+	w := newWorld(t)
+	token := w.offer()
+	b := service.NewChromium(t)
+	said := func(want string) {
+		t.Helper()
+		b.Wait(fmt.Sprintf(`document.querySelector("[role=status]").textContent.includes(%q)`, want))
+	}
+	fill := func(again string) {
+		t.Helper()
+		b.Type("[name=name]", "root")
+		b.Type("[name=password]", password)
+		b.Type("[name=again]", again)
+		b.Click("button")
+	}
+	field := `document.querySelector("[name=token]").value`
+	// Links that were cut off, or changed on the way.
+	for link, want := range map[string]string{token[1:]: token[1:], "%": "%", "%3Cb%3E": "%3Cb%3E", "": ""} {
+		b.Open(w.url + SetupPath + "#" + link)
+		if got := b.Eval(field); got != want {
+			t.Errorf("with the link #%s, the field has %q", link, got)
+		}
+		if got := b.Eval("location.href"); got != w.url+SetupPath {
+			t.Errorf("the browser keeps %s", got)
+		}
+		if want != "" {
+			fill(password)
+			said("the one-time secret is wrong")
+		}
+	}
+	b.Complaints() // that the answer was 403
+	b.Open(w.url + SetupPath + "#" + token)
+	fill("another password")
+	said("The passwords differ.")
+	if there, err := w.db.HasAccounts(t.Context()); there || err != nil {
+		t.Fatalf("there is an account: %v, %v", there, err)
+	}
+	fill(password)
+	said("docker login --username root " + strings.TrimPrefix(w.url, "http://"))
+	if text := b.Text(); strings.Contains(text, token) || b.Eval(`document.forms.length`) != "0" {
+		t.Errorf("the form is still there:\n%s", text)
+	}
+	if c := b.Complaints(); len(c) > 0 {
+		t.Errorf("the browser complains:\n%s", strings.Join(c, "\n"))
+	}
+	w.want(200, who{"root", password}, "GET", "users", "", nil)
+	// The link was used.
+	b.Open(w.url + SetupPath + "#" + token)
+	fill(password)
+	said("was used")
+}

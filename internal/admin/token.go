@@ -14,7 +14,7 @@ import (
 // Credential is a personal access token of a user, a secret of a robot, or what docker keeps after it has signed in.
 type Credential struct {
 	ID           int64    `json:"id"`
-	Kind         string   `json:"kind"` // token, secret or refresh
+	Kind         string   `json:"kind"` // token, secret, refresh or sign-in
 	Name         string   `json:"name"`
 	Account      string   `json:"account"` // what to sign in as
 	Actions      []string `json:"actions"` // which it is limited to

@@ -11,10 +11,13 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -38,6 +41,10 @@ type Options struct {
 	KeepAudit time.Duration
 	// Sources keep accounts elsewhere, and are asked in this order about names that are not known here.
 	Sources []Source
+	// SignInLifetime is for how long somebody whom a source knows counts as known after they have signed in there, by the name of
+	// the source. Then nothing of theirs can be used until they sign in again. Sources without one set no limit; what is neither here nor in
+	// Sources, such as a provider that was taken out, has DefaultSignInLifetime.
+	SignInLifetime map[string]time.Duration
 	// Issuers says how some issuers of tokens are reached; others need nothing but their URL.
 	Issuers []oidc.Options
 	// Certificate, if not nil, returns the verified certificate of the client of a request, or nil. Its common name is that of the
@@ -147,6 +154,9 @@ func (a *Auth) Judge(id *Identity, facts *access.Facts, action access.Actions, t
 	if id.proof != "" && (facts.Account == nil || facts.Account.Proof != id.proof) {
 		return access.Unknown("the password was changed")
 	}
+	if a.outdated(facts) {
+		return access.Unknown("the account has not signed in at " + facts.Source + " for too long")
+	}
 	d := facts.Decide(access.Question{Action: action, Tag: tag, Client: id.Client, Now: a.opts.Now()})
 	if d.Allowed && !id.Scope.allows(facts.Repository, action) {
 		return access.Deny("the token was not issued for this")
@@ -154,10 +164,60 @@ func (a *Auth) Judge(id *Identity, facts *access.Facts, action access.Actions, t
 	return d
 }
 
-// Stands tells whether the account and the credential of an identity still do.
-func (a *Auth) Stands(ctx context.Context, id *Identity) (bool, error) {
-	d, _, err := a.Decide(ctx, id, access.Pull, "", "")
-	return err == nil && !d.Unknown, err
+// Stands fails with ErrCredentials if the account or the credential of an identity do not stand any more. The error is a *SignInAgainError
+// if nothing is missing but a sign-in at the account's source.
+func (a *Auth) Stands(ctx context.Context, id *Identity) error {
+	d, facts, err := a.Decide(ctx, id, access.Pull, "", "")
+	switch {
+	case err != nil || !d.Unknown:
+		return err
+	case a.outdated(facts):
+		if _, ok := facts.Known(id.Client, a.opts.Now()); ok {
+			return &SignInAgainError{Name: facts.Account.Name, Source: facts.Source}
+		}
+	}
+	return ErrCredentials
+}
+
+// outdated tells whether the account's source has not vouched for it for too long.
+func (a *Auth) outdated(facts *access.Facts) bool {
+	limit := a.signInLifetime(facts.Source)
+	return limit > 0 && facts.Account != nil && !a.opts.Now().Before(facts.SignedIn.Add(limit))
+}
+
+// signInLifetime returns for how long a sign-in at a source counts; 0 for ever.
+func (a *Auth) signInLifetime(source string) time.Duration {
+	if limit, ok := a.opts.SignInLifetime[source]; ok {
+		return limit
+	}
+	if source == meta.LocalAccounts || slices.ContainsFunc(a.opts.Sources, func(s Source) bool { return s.Name() == source }) {
+		return 0
+	}
+	return DefaultSignInLifetime
+}
+
+// SignInAgainError says that what somebody has would be good if they signed in again where their account is kept. It is an ErrCredentials, and for who
+// has shown the right secret.
+type SignInAgainError struct{ Name, Source string }
+
+// Error implements error.
+func (e *SignInAgainError) Error() string {
+	how := "once with the password"
+	if strings.HasPrefix(e.Source, PeopleSource("")) {
+		how = `with a browser at /auth/oidc, or by "berth login --sso"`
+	}
+	return fmt.Sprintf("%s has not signed in at %s for too long: sign in %s, then this token works again", e.Name, e.Source, how)
+}
+
+// Unwrap returns ErrCredentials.
+func (e *SignInAgainError) Unwrap() error { return ErrCredentials }
+
+// Refusal returns what a client is told of an ErrCredentials or ErrToken: why, if it has shown the right secret.
+func Refusal(err error) string {
+	if again, ok := errors.AsType[*SignInAgainError](err); ok {
+		return again.Error()
+	}
+	return ErrCredentials.Error()
 }
 
 // MaySet returns what decides about each tag that a manifest is pushed to: one that does not exist is a matter of

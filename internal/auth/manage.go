@@ -46,7 +46,7 @@ func covers(p access.Patterns, organization string) bool {
 }
 
 // ManagesItself tells whether somebody may change what their own account proves itself with: whoever has signed in with the password, or with what
-// docker keeps in its place, or with a token that is narrowed in nothing. Else a narrow credential could get itself a wider one.
+// docker keeps in its place, or at a provider, or with a token that is narrowed in nothing. Else a narrow credential could get itself a wider one.
 func (a *Auth) ManagesItself(ctx context.Context, id *Identity) (access.Decision, error) {
 	facts, err := a.db.Facts(ctx, id.Account, id.Credential, "")
 	if err != nil {
@@ -67,10 +67,12 @@ func (a *Auth) ManagesItself(ctx context.Context, id *Identity) (access.Decision
 	if err != nil {
 		return access.Decision{}, err
 	}
-	if slices.ContainsFunc(all, func(c *meta.Credential) bool { return c.ID == id.Credential && c.Kind == meta.RefreshCredential }) {
+	if slices.ContainsFunc(all, func(c *meta.Credential) bool {
+		return c.ID == id.Credential && (c.Kind == meta.RefreshCredential || c.Kind == meta.SignInCredential)
+	}) {
 		return access.Allow("the own account"), nil
 	}
-	return access.Deny("the token is limited: sign in with the password"), nil
+	return access.Deny("the token is limited: sign in with the password, or at the provider"), nil
 }
 
 // Explain is Decide for somebody else: an account, or nobody for 0, with a credential of it, or its password for 0. For a decision that is no, it tells

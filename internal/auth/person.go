@@ -76,34 +76,25 @@ func (e *RefusedError) Error() string {
 // Unwrap returns ErrCredentials.
 func (e *RefusedError) Unwrap() error { return ErrCredentials }
 
+// FirstUse tells whether an ID token, by its oidc.Token.ID, is used for the first time, at all nodes together. It is remembered for longer than the
+// token of a command line is accepted.
+func (a *Auth) FirstUse(ctx context.Context, token string) (bool, error) {
+	return a.db.FirstUse(ctx, "id token "+token)
+}
+
 const (
-	personTokenLifetime = 30 * 24 * time.Hour
-	maxPersonTokens     = 5 // of one name; the oldest go
+	// DefaultSignInLifetime is for how long a sign-in counts if nothing else is said and nobody looks whether the account is still there.
+	DefaultSignInLifetime = 30 * 24 * time.Hour
+
+	maxPersonTokens = 5 // of an account; the oldest go
 )
 
-// PersonToken gives somebody who has signed in at an issuer a personal access token of a name, of at most 64 bytes, which lets them do what they may for 30 days. It takes
-// the place of the oldest of the name if there are more than 5.
-func (a *Auth) PersonToken(ctx context.Context, id *Identity, name string) (secret string, expires time.Time, err error) {
-	c := &meta.Credential{Kind: meta.TokenCredential, Created: a.opts.Now()}
-	c.Name, c.Actions, c.Expires = name, access.All, c.Created.Add(personTokenLifetime)
-	if secret, err = a.NewCredential(ctx, id.Account, c); err != nil {
-		return "", time.Time{}, err
-	}
-	all, err := a.db.Credentials(ctx, id.Account) // oldest first
-	if err != nil {
-		return "", time.Time{}, err
-	}
-	kept := 0
-	for i := len(all) - 1; i >= 0; i-- {
-		if all[i].Kind != c.Kind || all[i].Name != c.Name {
-			continue
-		}
-		if kept++; kept <= maxPersonTokens {
-			continue
-		}
-		if err := a.db.DeleteCredential(ctx, id.Account, all[i].ID); err != nil && !errors.Is(err, meta.ErrNotFound) {
-			return "", time.Time{}, err
-		}
-	}
-	return secret, c.Expires, nil
+// PersonToken gives somebody who has signed in at an issuer what stands for a password for as long as the sign-in counts: it lets them do what they may, and make
+// tokens of their own. The name, of at most 64 bytes, is for them to recognise it. It takes the place of the oldest one if there are more than 5.
+func (a *Auth) PersonToken(ctx context.Context, id *Identity, issuer, name string) (secret string, expires time.Time, err error) {
+	c := &meta.Credential{Kind: meta.SignInCredential, Created: a.opts.Now()}
+	c.Name, c.Actions = name, access.All
+	c.Expires = c.Created.Add(a.signInLifetime(PeopleSource(issuer)))
+	secret, hash := newSecret(c.Kind)
+	return secret, c.Expires, a.db.AddCredential(ctx, id.Account, c, hash, maxPersonTokens)
 }

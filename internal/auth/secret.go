@@ -17,6 +17,7 @@ var secretPrefixes = map[meta.CredentialKind]string{
 	meta.TokenCredential:   "berth_pat_",
 	meta.SecretCredential:  "berth_bot_",
 	meta.RefreshCredential: "berth_ref_",
+	meta.SignInCredential:  "berth_sso_",
 }
 
 var secretEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)

@@ -151,15 +151,11 @@ func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Add
 	return id, until, err
 }
 
-// mustStand returns ErrCredentials for who may not sign in at all, or not from there, although the password or secret is right: neither what
+// mustStand is Stands for who signs in. It returns ErrCredentials for who may not sign in at all, or not from there, although the password or secret is right: neither what
 // they are told nor how long it takes says that it is, and it counts as a failure.
 func (a *Auth) mustStand(ctx context.Context, id Identity, client netip.Addr) error {
 	id.Client = client
-	stands, err := a.Stands(ctx, &id)
-	if err == nil && !stands {
-		err = ErrCredentials
-	}
-	return err
+	return a.Stands(ctx, &id)
 }
 
 // anyName is what may stand in the place of the account's name where a token tells it.

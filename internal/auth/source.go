@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/berthregistry/berth/internal/access"
@@ -19,8 +20,10 @@ type Source interface {
 	Name() string
 	// SignIn returns who has a name and a password. It fails with ErrCredentials for a wrong name or password.
 	SignIn(ctx context.Context, name, password string) (*Person, error)
-	// Lookup returns who has a name now. It fails with meta.ErrNotFound if nobody has it any more.
-	Lookup(ctx context.Context, name string) (*Person, error)
+	// Lookup returns who has a subject, and mostly still a name. It fails with meta.ErrNotFound if nobody has the subject any more.
+	Lookup(ctx context.Context, subject, name string) (*Person, error)
+	// Check fails if nobody can be looked up at this moment.
+	Check(ctx context.Context) error
 }
 
 // Person is an account as its source has it.
@@ -44,9 +47,16 @@ func (l LDAP) SignIn(ctx context.Context, name, password string) (*Person, error
 }
 
 // Lookup implements Source.
-func (l LDAP) Lookup(ctx context.Context, name string) (*Person, error) {
-	return ldapPerson(l.Directory.Lookup(ctx, name))
+func (l LDAP) Lookup(ctx context.Context, subject, name string) (*Person, error) {
+	p, err := l.Directory.Lookup(ctx, name)
+	if errors.Is(err, ldap.ErrNotFound) || err == nil && p.ID != subject {
+		p, err = l.Directory.LookupID(ctx, subject) // renamed
+	}
+	return ldapPerson(p, err)
 }
+
+// Check implements Source.
+func (l LDAP) Check(ctx context.Context) error { return l.Directory.Check(ctx) }
 
 func ldapPerson(p *ldap.Person, err error) (*Person, error) {
 	switch {
@@ -83,14 +93,15 @@ func (h Htpasswd) SignIn(ctx context.Context, name, password string) (*Person, e
 }
 
 // Lookup implements Source.
-func (h Htpasswd) Lookup(_ context.Context, name string) (*Person, error) {
-	for _, n := range h.File.Names() {
-		if n == name {
-			return &Person{Subject: name, Name: name}, nil
-		}
+func (h Htpasswd) Lookup(_ context.Context, subject, _ string) (*Person, error) {
+	if !slices.Contains(h.File.Names(), subject) {
+		return nil, meta.ErrNotFound
 	}
-	return nil, meta.ErrNotFound
+	return &Person{Subject: subject, Name: subject}, nil
 }
+
+// Check implements Source. A file that cannot be read counts as it was.
+func (Htpasswd) Check(context.Context) error { return nil }
 
 // bySources signs in somebody whose account is kept elsewhere: where it is known to be, or else at the first source that
 // knows it. A source that cannot be asked does not keep others from being asked.
@@ -154,7 +165,8 @@ func (a *Auth) follow(ctx context.Context, account *meta.Account, p *Person) err
 }
 
 // Sync is a periodic job: it asks the sources about their accounts. Who is not there any more is disabled here, so that tokens
-// of theirs end, too; who comes back is enabled by an administrator. Groups are taken over.
+// of theirs end, too; who comes back is enabled by an administrator. Groups are taken over. An account that cannot be looked up, or a source that is
+// down, does not keep the others from that.
 func (a *Auth) Sync(ctx context.Context) (string, error) {
 	sources := make(map[string]Source)
 	for _, s := range a.opts.Sources {
@@ -174,11 +186,11 @@ func (a *Auth) Sync(ctx context.Context) (string, error) {
 				continue
 			}
 			asked++
-			p, err := s.Lookup(ctx, account.Name)
+			p, err := s.Lookup(ctx, account.Subject, account.Name)
 			switch {
 			case errors.Is(err, errors.ErrUnsupported):
 				delete(sources, account.Source) // nobody may look there
-			case errors.Is(err, meta.ErrNotFound), err == nil && p.Subject != account.Subject:
+			case errors.Is(err, meta.ErrNotFound):
 				disabled++
 				a.opts.Log.Warn("an account is disabled: its source has it no more", "account", account.Name, "source", account.Source)
 				err = a.db.ChangeAccount(ctx, account.Name, func(c *meta.Account) error {
@@ -194,8 +206,11 @@ func (a *Auth) Sync(ctx context.Context) (string, error) {
 				if failed == nil { // one says enough
 					failed = fmt.Errorf("account %s: %w", account.Name, err)
 				}
-				if ctx.Err() != nil || errors.Is(err, ldap.ErrUnavailable) {
+				if ctx.Err() != nil {
 					return fmt.Sprintf("%d accounts asked about, %d disabled", asked, disabled), failed
+				}
+				if s.Check(ctx) != nil {
+					delete(sources, account.Source)
 				}
 			}
 		}

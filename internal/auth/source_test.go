@@ -18,6 +18,7 @@ import (
 	"github.com/berthregistry/berth/internal/access"
 	"github.com/berthregistry/berth/internal/auth/htpasswd"
 	"github.com/berthregistry/berth/internal/auth/ldap"
+	"github.com/berthregistry/berth/internal/auth/oidc"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/test/service"
 )
@@ -131,6 +132,9 @@ func TestLDAPSource(t *testing.T) {
 		t.Errorf("a wrong password: %v", err)
 	}
 	w.mustSignIn("ann", password) // of the other source
+	if d, err := w.a.ManagesItself(ctx, w.mustSignIn("bea", password)); err != nil || !d.Allowed {
+		t.Errorf("whoever has signed in at the directory cannot make tokens: %+v, %v", d, err)
+	}
 	// Out of the group, and after the next look out of the rights.
 	server.Do(t, func(c *ldap3.Conn) error {
 		return c.Del(ldap3.NewDelRequest("cn=devs,ou=groups,"+service.LDAPSuffix, nil))
@@ -164,6 +168,90 @@ func TestLDAPSource(t *testing.T) {
 	if _, err := w.signIn("bea", password); !errors.Is(err, ErrCredentials) {
 		t.Errorf("bea: %v", err)
 	}
+}
+
+// An entry that cannot be read, and a directory that is down, do not keep others from being taken away.
+func TestSyncGoesOn(t *testing.T) {
+	t.Parallel()
+	server := service.NewLDAP(t)
+	add := func(uid string) (dn string) {
+		dn = "uid=" + uid + ",ou=people," + service.LDAPSuffix
+		server.Add(t, dn, map[string][]string{"objectClass": {"inetOrgPerson"}, "cn": {uid}, "sn": {uid}, "userPassword": {password}})
+		return dn
+	}
+	add("bea")
+	cleo := add("cleo")
+	directory, err := ldap.New(ldap.Options{URL: server.URL, BindDN: service.LDAPAdminDN, BindPassword: service.LDAPPassword, UserBase: "ou=people," + service.LDAPSuffix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(directory.Close)
+	w := newWorld(t)
+	file, path := w.file("dora", "eve")
+	w.a.opts.Sources = []Source{file, LDAP{directory}}
+	for _, name := range []string{"bea", "cleo", "dora", "eve"} {
+		w.mustSignIn(name, password)
+	}
+	// Two entries are bea now.
+	server.Add(t, "cn=two,ou=people,"+service.LDAPSuffix, map[string][]string{"objectClass": {"inetOrgPerson"}, "sn": {"two"}, "uid": {"bea"}})
+	server.Do(t, func(c *ldap3.Conn) error { return c.Del(ldap3.NewDelRequest(cleo, nil)) })
+	w.write(path, "eve")
+	if result, err := w.a.Sync(t.Context()); result != "4 accounts asked about, 2 disabled" || err == nil || !strings.Contains(err.Error(), "account bea") {
+		t.Errorf("%s, %v", result, err)
+	}
+	w.write(path)
+	server.Stop()
+	if result, err := w.a.Sync(t.Context()); result != "2 accounts asked about, 1 disabled" || err == nil {
+		t.Errorf("%s, %v", result, err)
+	}
+}
+
+// Who is renamed in the directory stays who they are; whoever gets the name then is somebody else.
+func TestRenamedInTheDirectory(t *testing.T) {
+	t.Parallel()
+	server := service.NewLDAP(t)
+	add := func(uid string) {
+		server.Add(t, "uid="+uid+",ou=people,"+service.LDAPSuffix, map[string][]string{"objectClass": {"inetOrgPerson"}, "cn": {uid}, "sn": {uid}, "userPassword": {password}})
+	}
+	rename := func(from, to string) {
+		server.Do(t, func(c *ldap3.Conn) error {
+			return c.ModifyDN(ldap3.NewModifyDNRequest("uid="+from+",ou=people,"+service.LDAPSuffix, "uid="+to, true, ""))
+		})
+	}
+	add("bea")
+	directory, err := ldap.New(ldap.Options{URL: server.URL, BindDN: service.LDAPAdminDN, BindPassword: service.LDAPPassword,
+		UserBase: "ou=people," + service.LDAPSuffix, UserFilter: "(&(uid={{name}})(!(description=off)))"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(directory.Close)
+	w := newWorld(t)
+	w.a.opts.Sources = []Source{LDAP{directory}}
+	account := w.mustSignIn("bea", password).Account
+	sync := func(want string) {
+		t.Helper()
+		if result, err := w.a.Sync(t.Context()); err != nil || result != want {
+			t.Errorf("%s, %v, expected %s", result, err, want)
+		}
+	}
+	rename("bea", "beatrice")
+	sync("1 accounts asked about, 0 disabled")
+	add("bea")
+	sync("1 accounts asked about, 0 disabled")
+	if id := w.mustSignIn("beatrice", password); id.Account != account || id.Name != "bea" {
+		t.Errorf("%+v", id)
+	}
+	w.pass(2 * verifiedFor)
+	if _, err := w.signIn("bea", password); !errors.Is(err, ErrCredentials) {
+		t.Errorf("somebody else has the account: %v", err)
+	}
+	// One that the filter leaves out is gone under any name.
+	server.Do(t, func(c *ldap3.Conn) error {
+		m := ldap3.NewModifyRequest("uid=beatrice,ou=people,"+service.LDAPSuffix, nil)
+		m.Add("description", []string{"off"})
+		return c.Modify(m)
+	})
+	sync("1 accounts asked about, 1 disabled")
 }
 
 // mustUser is user, and returns the name.
@@ -219,6 +307,26 @@ func TestGuessing(t *testing.T) {
 	}
 	if _, err := w.signIn("bob", "never seen before"); !errors.Is(err, ErrCredentials) {
 		t.Errorf("another network: %v", err)
+	}
+}
+
+// A directory knows one account by many spellings, none of which is another chance.
+func TestSpellingsAreOneAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.user("alice")
+	for _, name := range []string{"alice", "ALICE", " alice", "Alice ", "al ice"} {
+		if _, err := w.signIn(name, "a wrong guess"); !errors.Is(err, ErrCredentials) {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	if _, ok := errors.AsType[*LockedError](second(w.signIn("alice", password))); !ok {
+		t.Error("who guesses by other spellings is not slowed down")
+	}
+	for _, name := range []string{"al\u00adice", "\uff41lice", "\xff", strings.Repeat("a", 65)} {
+		if got := accountSubject(name); got != accountSubject("") {
+			t.Errorf("%q is %q", name, got)
+		}
 	}
 }
 
@@ -290,3 +398,97 @@ func TestSignInsAreNoted(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// What somebody has who signs in at a provider ends with the sign-in, whoever made it, and goes on with the next one.
+func TestSignInLifetime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const day = 24 * time.Hour
+	w.a.opts.SignInLifetime = map[string]time.Duration{PeopleSource("corp"): 30 * day}
+	ctx := t.Context()
+	person := &oidc.Person{Subject: "u-1", Name: "ann"}
+	signIn := func() string {
+		t.Helper()
+		id, err := w.a.SignInPerson(ctx, "corp", person, here)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret, expires, err := w.a.PersonToken(ctx, &id, "corp", "signed in with Corp")
+		if err != nil || expires.Sub(w.now()) > 30*day || expires.Sub(w.now()) < 29*day {
+			t.Fatalf("until %s, %v", expires, err)
+		}
+		return secret
+	}
+	manages := func(secret string) bool {
+		t.Helper()
+		d, err := w.a.ManagesItself(ctx, w.mustSignIn("ann", secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Allowed
+	}
+	first := signIn()
+	account := w.mustSignIn("ann", first).Account
+	w.organization("team", "ann", access.Writer)
+	if !manages(first) {
+		t.Error("who has signed in at the provider cannot make tokens")
+	}
+	own := w.credential(account, meta.TokenCredential, nil)
+	narrow := w.credential(account, meta.TokenCredential, func(c *meta.Credential) { c.Expires = w.now().Add(90 * day) })
+	if !manages(own) || manages(narrow) {
+		t.Error("what a token can make others with does not depend on its limits")
+	}
+	may := func(header string) bool { return w.may(w.a, header, access.Push, "team/app") }
+	w.pass(30*day - time.Hour)
+	bearer := "Bearer " + w.token(w.a, w.mustSignIn("ann", own), "repository:team/app:pull,push")
+	if !may(bearer) || !may(basic("ann", own)) || !may(basic("ann", narrow)) || !may(basic("ann", first)) {
+		t.Error("a token ends before the sign-in does")
+	}
+	w.pass(time.Hour - time.Minute)
+	bearer = "Bearer " + w.token(w.a, w.mustSignIn("ann", own), "repository:team/app:pull,push")
+	w.pass(2 * time.Minute)
+	if may(bearer) || may(basic("ann", own)) || may(basic("ann", narrow)) || may(basic("ann", first)) {
+		t.Error("a token goes on after the sign-in has ended")
+	}
+	again, ok := errors.AsType[*SignInAgainError](second(w.signIn("ann", own)))
+	if !ok || again.Name != "ann" || !errors.Is(again, ErrCredentials) || !strings.Contains(Refusal(again), "berth login --sso") {
+		t.Errorf("%v", again)
+	}
+	// Nobody hears more than that it is wrong who has the wrong secret, or an account that is disabled.
+	if err := second(w.signIn("ann", "berth_sso_nothing")); err == nil || Refusal(err) != ErrCredentials.Error() {
+		t.Errorf("%v", err)
+	}
+	signIn()
+	if !may(basic("ann", own)) || !may(basic("ann", narrow)) || may(basic("ann", first)) {
+		t.Error("after a new sign-in, not all tokens work but the one of the old")
+	}
+	// A provider that is not known any more lets nobody in for longer.
+	configured := w.a.opts.SignInLifetime
+	w.a.opts.SignInLifetime = nil
+	w.pass(29 * day)
+	if !may(basic("ann", own)) {
+		t.Error("a token ends before the sign-in at a provider that was taken out")
+	}
+	w.pass(2 * day)
+	if may(basic("ann", own)) {
+		t.Error("a token goes on after the sign-in at a provider that was taken out")
+	}
+	w.a.opts.SignInLifetime = configured
+	// Who is kept here, or by a source without a limit, does not have to come back.
+	w.user("local")
+	secret := w.credential(w.mustSignIn("local", password).Account, meta.TokenCredential, nil)
+	w.pass(1000 * day)
+	w.mustSignIn("local", secret)
+	if _, err := w.a.SignInPerson(ctx, "corp", person, here); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.db.ChangeAccount(ctx, "ann", func(a *meta.Account) error { a.Disabled = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(31 * day)
+	if err := second(w.signIn("ann", own)); err == nil || Refusal(err) != ErrCredentials.Error() {
+		t.Errorf("%v", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }

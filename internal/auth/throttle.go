@@ -7,8 +7,9 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
-	"unicode/utf8"
+	"unicode"
 
 	"github.com/berthregistry/berth/internal/oci"
 )
@@ -56,11 +57,13 @@ func lockFor(count, free int, most time.Duration) time.Duration {
 	return min(time.Second<<min(count-free, 20), most)
 }
 
+// accountSubject is what guesses are counted by. A directory finds one account under many spellings (RFC 4518: case, spaces, characters that look alike or are not
+// seen), which count as one. Names with other characters than those of ASCII, of which no account's own has any, count together.
 func accountSubject(name string) string {
-	if !utf8.ValidString(name) || len(name) > 64 {
-		name = "" // no account has such a name
+	if len(name) > 64 || strings.ContainsFunc(name, func(r rune) bool { return r > unicode.MaxASCII }) {
+		name = ""
 	}
-	return "account " + name
+	return "account " + strings.ToLower(strings.Join(strings.Fields(name), ""))
 }
 
 // networkSubject is the network that a client is counted with: of IPv6, what one customer has.

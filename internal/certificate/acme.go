@@ -244,10 +244,11 @@ func (a *ACME) accountKey(ctx context.Context) (crypto.Signer, error) {
 		return nil, errors.New("the key of the account that is in the database cannot be read")
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
+	signer, ok := parsed.(crypto.Signer) // which not every kind of key is
+	if err != nil || !ok {
 		return nil, errors.New("the key of the account that is in the database cannot be read")
 	}
-	return parsed.(crypto.Signer), nil
+	return signer, nil
 }
 
 // newKey returns a key, and its PEM.

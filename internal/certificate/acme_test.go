@@ -1,17 +1,23 @@
 package certificate
 
 import (
+	"bytes"
+	"crypto/ecdh"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -378,6 +384,50 @@ func TestDamageInTheDatabase(t *testing.T) {
 	}
 	n.run(t)
 	n.waitFor(t, host, a.Roots(t), nil)
+}
+
+// A key of a kind that cannot sign is an error like any other damage.
+func TestDamagedAccountKey(t *testing.T) {
+	t.Parallel()
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := embedded(t)
+	a := &ACME{db: db, opts: ACMEOptions{Directory: "https://ca.example/"}}
+	for _, stored := range [][]byte{pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), []byte("damaged"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY"})} {
+		if err := db.SetSetting(t.Context(), a.accountName(), stored); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.accountKey(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot be read") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// An authority whose answer has no end costs neither memory nor time.
+func TestEndlessAnswer(t *testing.T) {
+	t.Parallel()
+	var sent atomic.Int64
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, err := io.WriteString(w, `{"newNonce":"`); err == nil && sent.Load() < 64<<20; sent.Add(64 << 10) {
+			_, err = w.Write(bytes.Repeat([]byte{'x'}, 64<<10))
+		}
+	}))
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	a := &ACME{db: embedded(t), opts: ACMEOptions{Directory: s.URL, Roots: roots}}
+	if _, err := a.client(t.Context()); err == nil || !strings.Contains(err.Error(), "too large") {
+		t.Errorf("%v", err)
+	}
+	if sent.Load() >= 64<<20 {
+		t.Error("all of it was read")
+	}
 }
 
 // Who asks for a challenge that nobody expects gets nothing, whatever the name.

@@ -83,6 +83,21 @@ func (a *ACME) challengeKind(failures int) string {
 	return challengeALPN
 }
 
+// maxAnswer bounds what an authority answers, in bytes. A chain of certificates has a few KiB.
+const maxAnswer = 1 << 20
+
+// bounded ends answers that are too long, which the library would read as a whole.
+type bounded struct{ *http.Transport }
+
+// RoundTrip implements http.RoundTripper.
+func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := b.Transport.RoundTrip(req)
+	if err == nil {
+		resp.Body = http.MaxBytesReader(nil, resp.Body, maxAnswer)
+	}
+	return resp, err
+}
+
 // client returns a client of the authority, with an account there.
 func (a *ACME) client(ctx context.Context) (*acme.Client, error) {
 	key, err := a.accountKey(ctx)
@@ -95,12 +110,13 @@ func (a *ACME) client(ctx context.Context) (*acme.Client, error) {
 		UserAgent:    "berth",
 		HTTPClient: &http.Client{
 			Timeout: 30 * time.Second,
-			Transport: &http.Transport{
-				Proxy:             http.ProxyFromEnvironment,
-				TLSClientConfig:   &tls.Config{RootCAs: a.opts.Roots},
-				ForceAttemptHTTP2: true,
-				IdleConnTimeout:   10 * time.Second,
-			},
+			Transport: bounded{&http.Transport{
+				Proxy:                  http.ProxyFromEnvironment,
+				TLSClientConfig:        &tls.Config{RootCAs: a.opts.Roots},
+				ForceAttemptHTTP2:      true,
+				IdleConnTimeout:        10 * time.Second,
+				MaxResponseHeaderBytes: maxAnswer,
+			}},
 		},
 	}
 	account := &acme.Account{}

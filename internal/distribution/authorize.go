@@ -52,18 +52,19 @@ func (h *Handler) authorize(w *web.Response, req *request, row *route) error {
 // authorizeList lets everybody in who has asked the token service, if only for nothing: docker decides by the answer at
 // /v2/ whether it sends credentials at all. Lists show what one may see.
 func (h *Handler) authorizeList(w *web.Response, req *request, row *route) error {
-	if req.kind == kindSearch || req.kind == kindSearchPing {
+	search := req.kind == kindSearch || req.kind == kindSearchPing
+	if search && !req.identity.SignedIn() {
 		return nil // podman asks without credentials
 	}
-	if req.http.Header.Get("Authorization") == "" && !req.identity.SignedIn() {
+	if !search && req.http.Header.Get("Authorization") == "" && !req.identity.SignedIn() {
 		return h.challenge(w, req, row, "", errSignIn)
 	}
-	if row.access == accessList && !req.identity.Scope.AllowsCatalog() {
+	if !search && row.access == accessList && !req.identity.Scope.AllowsCatalog() {
 		return h.challenge(w, req, row, "insufficient_scope", oci.Errorf(oci.CodeUnauthorized, "the token was not issued for the list of repositories"))
 	}
-	stands, err := h.opts.Auth.Stands(req.http.Context(), req.identity)
-	if err == nil && !stands {
-		err = h.challenge(w, req, row, "invalid_token", errGone)
+	err := h.opts.Auth.Stands(req.http.Context(), req.identity)
+	if errors.Is(err, auth.ErrCredentials) {
+		return h.challenge(w, req, row, "invalid_token", errGone)
 	}
 	return err
 }

@@ -222,6 +222,9 @@ func (t *tx) one(text string, args ...any) error {
 // SignedIn stores that an account has signed in and what groups its source says that it has; nil keeps those that are known.
 func (db *DB) SignedIn(ctx context.Context, id int64, source string, groups []string, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
+		if source != LocalAccounts {
+			t.touchRights() // tokens may rest on it, see access.Facts.SignedIn
+		}
 		if err := t.one(`UPDATE account SET seen_at = $2 WHERE id = $1`, id, now.UnixMilli()); err != nil || groups == nil {
 			return err
 		}

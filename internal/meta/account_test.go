@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -408,6 +409,38 @@ func TestFailures(t *testing.T) {
 	must(t, db.ClearFailures(ctx, "ann"))
 	if len(known("ann")) != 0 {
 		t.Error("a failure was not forgotten")
+	}
+}
+
+// What can be used once is used once, whoever uses it at the same time.
+func TestFirstUse(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	var all sync.WaitGroup
+	var first atomic.Int64
+	for range 10 {
+		all.Go(func() {
+			ok, err := db.FirstUse(ctx, "token")
+			if err != nil {
+				t.Error(err)
+			}
+			if ok {
+				first.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if first.Load() != 1 {
+		t.Errorf("used %d times", first.Load())
+	}
+	if n, err := db.DeleteOldFailures(ctx, time.Hour, 10); err != nil || n != 0 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if n, err := db.DeleteOldFailures(ctx, -time.Hour, 10); err != nil || n != 1 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if ok, err := db.FirstUse(ctx, "token"); err != nil || !ok {
+		t.Errorf("%v, %v", ok, err)
 	}
 }
 

@@ -16,6 +16,7 @@ const (
 	SecretCredential  CredentialKind = "secret"  // a robot's
 	TrustCredential   CredentialKind = "trust"   // of whoever comes by a trust rule: it has no secret
 	RefreshCredential CredentialKind = "refresh" // what docker keeps after it has signed in
+	SignInCredential  CredentialKind = "sign-in" // what a person gets who has signed in at a provider
 )
 
 // Credential is what an account proves itself with.

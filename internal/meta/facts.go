@@ -13,7 +13,7 @@ import (
 
 // factsColumns and factsJoins ask for Facts: $1 is the account, $2 the credential; o is the organization, r the repository.
 func (d dialect) factsColumns() string {
-	return `a.id, a.name, a.robot = 1, a.admin = 1, a.disabled = 1, a.networks, a.expires_at, COALESCE(a.password, ''),
+	return `a.id, a.name, a.robot = 1, a.admin = 1, a.disabled = 1, a.networks, a.expires_at, COALESCE(a.password, ''), a.source, a.seen_at,
 		c.id, c.name, c.actions, c.repositories, c.networks, c.expires_at,
 		r.id, r.public = 1, o.id, o.public = 1, o.creation,
 		(SELECT ` + d.jsonRows("g.id, g.team, g.everywhere, g.repositories, g.tags, g.role, g.actions") + ` FROM (` + grantsOf + `) AS g)`
@@ -109,7 +109,8 @@ type factsScan struct {
 	robot, admin, disabled    *bool
 	accountNetworks           *string
 	accountExpires            *int64
-	password                  *string
+	password, source          *string
+	seen                      *int64
 	credentialID              *int64
 	credentialName            *string
 	actions                   *int64
@@ -125,7 +126,7 @@ type factsScan struct {
 
 func (s *factsScan) dest() []any {
 	return []any{
-		&s.accountID, &s.accountName, &s.robot, &s.admin, &s.disabled, &s.accountNetworks, &s.accountExpires, &s.password,
+		&s.accountID, &s.accountName, &s.robot, &s.admin, &s.disabled, &s.accountNetworks, &s.accountExpires, &s.password, &s.source, &s.seen,
 		&s.credentialID, &s.credentialName, &s.actions, &s.repositories, &s.credentials, &s.credentialExpires,
 		&s.repository, &s.public, &s.organization, &s.organizationPublic, &s.creation, &s.grants,
 	}
@@ -139,6 +140,9 @@ func (s *factsScan) facts(r oci.Repository) (*access.Facts, error) {
 	if s.accountID != nil {
 		f.Account = &access.Account{ID: *s.accountID, Name: *s.accountName, Robot: *s.robot, Admin: *s.admin, Disabled: *s.disabled,
 			Networks: networks(*s.accountNetworks, note), Expires: timeOf(s.accountExpires), Proof: access.ProofOf(*s.password)}
+		if f.Source = *s.source; f.Source != LocalAccounts {
+			f.SignedIn = timeOf(s.seen)
+		}
 	}
 	if s.credentialID != nil {
 		f.Credential = &access.Credential{ID: *s.credentialID, Name: *s.credentialName, Actions: access.Actions(*s.actions),

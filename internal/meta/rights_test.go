@@ -172,6 +172,8 @@ func exerciseRights(t *testing.T, db *DB) {
 	_, err = db.DeleteSigningKeys(ctx, at(0))
 	must(t, err)
 	must(t, db.NoteFailures(ctx, []string{"ann"}, time.Hour, func(int) time.Duration { return time.Hour }))
+	_, err = db.FirstUse(ctx, "token")
+	must(t, err)
 	_, err = db.Failures(ctx, []string{"ann"})
 	must(t, err)
 	_, err = db.DeleteOldFailures(ctx, 0, 1)
@@ -195,7 +197,7 @@ var rightless = []string{
 	"Doomed", "DoomOrphan", "Buried", "SetSetting", "DeleteSetting", "SettingOr", "StartJob", "RenewJob", "EndJob", "ReleaseJob", "ofHolder",
 	"SaveUpload", "CancelUpload", "ExpireUploads", "TouchBlob", "UsedCredential",
 	"AddTrustRule", "DeleteTrustRule", "AddSigningKey", "DeleteSigningKeys", "AddAudit", "DeleteAudit",
-	"NoteFailures", "ClearFailures", "DeleteOldFailures", "DeleteTag", // which leaves the manifest
+	"NoteFailures", "FirstUse", "ClearFailures", "DeleteOldFailures", "DeleteTag", // which leaves the manifest
 	// Nobody is served meanwhile.
 	"BeginMove", "NoteMoved", "ForgetMoved", "ClearRows", "AddRows", "FinishMove", "DropBlob", "MarkStrayLinks", "Analyze",
 }

@@ -87,6 +87,17 @@ func (db *DB) ClearFailures(ctx context.Context, subject string) error {
 	})
 }
 
+// FirstUse stores that what the subject names was used, and tells whether that was the first time. To use it again is to fail: it
+// is forgotten as failures are.
+func (db *DB) FirstUse(ctx context.Context, subject string) (first bool, err error) {
+	err = db.update(ctx, func(t *tx) error {
+		n, err := t.exec(`INSERT INTO sign_in_failure (subject, failures, failed_at, locked_until) VALUES ($1, 0, `+t.now+`, 0) ON CONFLICT DO NOTHING`, asText(subject))
+		first = n > 0
+		return err
+	})
+	return first, err
+}
+
 // DeleteOldFailures forgets up to n subjects that have not failed for an age and are not locked, and returns how many it were.
 func (db *DB) DeleteOldFailures(ctx context.Context, age time.Duration, n int) (deleted int, err error) {
 	err = db.update(ctx, func(t *tx) error {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -91,6 +92,9 @@ type OIDCConfig struct {
 	GroupsClaim string `yaml:"groups_claim" optional:""`
 	// What the issuer calls the command line: a public client with the device flow; empty if there is none.
 	DeviceClientID string `yaml:"device_client_id" optional:""`
+	// How long a sign-in counts: when somebody has not signed in again by then, all their tokens rest until they do, so that who has left
+	// the provider has none. Empty for 30d.
+	SignInLifetime Duration `yaml:"sign_in_lifetime" optional:""`
 }
 
 // IssuerConfig says how an issuer of tokens is reached.
@@ -155,6 +159,11 @@ type LDAPConfig struct {
 
 	// How many connections are open at most.
 	Connections int `yaml:"connections"`
+
+	// How long a sign-in with the password counts: when somebody has not signed in again by then, all their tokens rest until they do.
+	// 0 for as long as the directory has the account, or for 30d where that is not looked up: without sync_interval, or with
+	// user_dn and no bind_dn.
+	SignInLifetime Duration `yaml:"sign_in_lifetime"`
 
 	// The longest wait for connecting, TLS included, and for a free connection.
 	DialTimeout Duration `yaml:"dial_timeout"`
@@ -250,6 +259,7 @@ func (c *Config) checkAuth(require func(ok bool, key, format string, args ...any
 			require(text(set.value) == text(def[i].value), set.key, "this has no effect without auth.ldap.url")
 		}
 	}
+	require(a.LDAP.SignInLifetime == 0 || a.LDAP.SignInLifetime.D() >= minSignIn, "auth.ldap.sign_in_lifetime", "%s is too short: it must be %s at least, or 0", a.LDAP.SignInLifetime, minSignIn)
 	c.checkOIDC(require)
 }
 
@@ -272,6 +282,26 @@ func openSources(a *AuthConfig, log *slog.Logger) (sources []auth.Source, closeA
 		sources = append(sources, auth.LDAP{Directory: d})
 	}
 	return sources, closeAll, nil
+}
+
+// minSignIn is less than anybody wants to sign in again after, and more than what is remembered of a password.
+const minSignIn = 5 * time.Minute
+
+// signInLifetimes returns how long sign-ins at sources count, where that has an end.
+func (a *AuthConfig) signInLifetimes() map[string]time.Duration {
+	all := make(map[string]time.Duration)
+	for _, p := range a.OIDC {
+		all[auth.PeopleSource(p.Name)] = cmp.Or(p.SignInLifetime.D(), auth.DefaultSignInLifetime)
+	}
+	l := a.LDAP
+	lifetime := l.SignInLifetime.D()
+	if lifetime == 0 && (a.SyncInterval == 0 || l.UserDN != "" && l.BindDN == "") {
+		lifetime = auth.DefaultSignInLifetime
+	}
+	if lifetime > 0 {
+		all[auth.LDAP{}.Name()] = lifetime
+	}
+	return all
 }
 
 // issuers returns what the package oidc needs.

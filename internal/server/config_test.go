@@ -153,11 +153,11 @@ auth:
   htpasswd: /etc/htpasswd
   ldap: {url: "ldaps://ldap.example.com", start_tls: off, ca_file: /etc/ldap.pem, bind_dn: cn=berth, bind_password: LP, user_dn: "uid={{name}}", user_base: ou=p,
     user_filter: "(cn={{name}})", name_attribute: a, mail_attribute: b, display_name_attribute: c, id_attribute: d, group_base: ou=g, group_filter: "(memberUid={{name}})",
-    group_attribute: dn, nested_groups: true, connections: 2, dial_timeout: 1s, bind_timeout: 2s, search_timeout: 3s}
+    group_attribute: dn, nested_groups: true, connections: 2, dial_timeout: 1s, bind_timeout: 2s, search_timeout: 3s, sign_in_lifetime: 9d}
   issuers: [{issuer: "https://ci.example.com", ca_file: /etc/ci.pem}]
   oidc:
     - {name: corp, label: Corp, issuer: "https://accounts.example.com", client_id: berth, client_secret: OS, ca_file: /etc/corp.pem, scopes: [openid, groups],
-      name_claim: email, name_domain: corp.example, groups_claim: groups, device_client_id: berth-cli}
+      name_claim: email, name_domain: corp.example, groups_claim: groups, device_client_id: berth-cli, sign_in_lifetime: 7d}
 `
 	environ := []string{
 		"BERTH_LISTEN=unix:/run/berth.sock", "BERTH_DATA=/srv/berth", "BERTH_INSECURE_OPEN=true",
@@ -181,14 +181,14 @@ auth:
 		"BERTH_AUTH_LDAP_USER_FILTER=(cn={{name}})", "BERTH_AUTH_LDAP_NAME_ATTRIBUTE=a", "BERTH_AUTH_LDAP_MAIL_ATTRIBUTE=b", "BERTH_AUTH_LDAP_DISPLAY_NAME_ATTRIBUTE=c",
 		"BERTH_AUTH_LDAP_ID_ATTRIBUTE=d", "BERTH_AUTH_LDAP_GROUP_BASE=ou=g", "BERTH_AUTH_LDAP_GROUP_FILTER=(memberUid={{name}})", "BERTH_AUTH_LDAP_GROUP_ATTRIBUTE=dn",
 		"BERTH_AUTH_LDAP_NESTED_GROUPS=true", "BERTH_AUTH_LDAP_CONNECTIONS=2", "BERTH_AUTH_LDAP_DIAL_TIMEOUT=1s", "BERTH_AUTH_LDAP_BIND_TIMEOUT=2s",
-		"BERTH_AUTH_LDAP_SEARCH_TIMEOUT=3s", "BERTH_AUTH_ISSUERS=[{issuer: https://ci.example.com, ca_file: /etc/ci.pem}]",
+		"BERTH_AUTH_LDAP_SEARCH_TIMEOUT=3s", "BERTH_AUTH_LDAP_SIGN_IN_LIFETIME=9d", "BERTH_AUTH_ISSUERS=[{issuer: https://ci.example.com, ca_file: /etc/ci.pem}]",
 		"BERTH_TLS_CERTIFICATE=/etc/a.crt", "BERTH_TLS_KEY=/etc/a.key", "BERTH_TLS_MORE=[{certificate: /etc/b.crt, key: /etc/b.key}]",
 		"BERTH_TLS_CLIENT_CA=/etc/clients.crt", "BERTH_TLS_CLIENT_CERTIFICATE=required", "BERTH_TLS_REDIRECT_LISTEN=:80",
 		"BERTH_TLS_ACME_HOSTS=a.example.com, B.Example.COM", "BERTH_TLS_ACME_DIRECTORY=https://acme.example.com/directory",
 		"BERTH_TLS_ACME_ACCEPT_TERMS=true", "BERTH_TLS_ACME_EMAIL=me@example.com", "BERTH_TLS_ACME_CA_FILE=/etc/acme.crt",
 		"BERTH_TLS_ACME_EAB_KEY_ID=kid", "BERTH_TLS_ACME_EAB_KEY=c2VjcmV0",
 		"BERTH_AUTH_OIDC=[{name: corp, label: Corp, issuer: https://accounts.example.com, client_id: berth, client_secret: OS, ca_file: /etc/corp.pem," +
-			"scopes: [openid, groups], name_claim: email, name_domain: corp.example, groups_claim: groups, device_client_id: berth-cli}]",
+			"scopes: [openid, groups], name_claim: email, name_domain: corp.example, groups_claim: groups, device_client_id: berth-cli, sign_in_lifetime: 7d}]",
 	}
 	fromFile, fromEnv := load(t, Places{File: writeConfig(t, text)}), load(t, Places{Env: environ})
 	for _, s := range fromFile.settings() {

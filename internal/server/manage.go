@@ -29,6 +29,8 @@ func newAccounts(cfg *Config, db *meta.DB, log *slog.Logger, sources []auth.Sour
 		KeepAudit:     cfg.Auth.AuditRetention.D(),
 		Sources:       sources,
 		Issuers:       cfg.Auth.issuers(),
+
+		SignInLifetime: cfg.Auth.signInLifetimes(),
 	})
 }
 

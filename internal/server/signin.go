@@ -24,6 +24,7 @@ func (c *Config) checkOIDC(require func(ok bool, key, format string, args ...any
 		require(isProviderName(p.Name), key, "the name %q of item %d must be up to 32 lower-case letters and digits, with '-' between", clip([]byte(p.Name)), i+1)
 		require(!names[p.Name], key, "the name %q stands twice", clip([]byte(p.Name)))
 		names[p.Name] = true
+		require(p.SignInLifetime == 0 || p.SignInLifetime.D() >= minSignIn, key, "the sign_in_lifetime of %s is %s, which is too short: it must be %s at least", clip([]byte(p.Name)), p.SignInLifetime, minSignIn)
 		require(len(p.Label) <= 40, key, "the label of %s has more than 40 bytes", clip([]byte(p.Name)))
 	}
 }

@@ -2,8 +2,8 @@
 // device flow. What they get is a personal access token, because docker and its kin know nothing but a name and a password.
 //
 // What holds true: who it is, is what the provider says and nothing else, whatever the request says; a token is shown once, to the browser that began the sign-in,
-// and kept by no cache; a page loads nothing and runs nothing; the ID token of a command line is accepted once by a process, and by no other when it is
-// older than 5 minutes. While a provider is down, other ways to sign in go on.
+// and kept by no cache; a page loads nothing and runs nothing; the ID token of a command line is accepted until it is 5 minutes old, and once,
+// whichever node it comes to. While a provider is down, other ways to sign in go on.
 package signin
 
 import (
@@ -19,7 +19,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/berthregistry/berth/internal/auth"
@@ -67,10 +66,9 @@ type Options struct {
 
 // Handler signs people in. It may be used concurrently.
 type Handler struct {
-	opts  Options
-	host  string // as docker login wants it
-	page  *template.Template
-	spent spent
+	opts Options
+	host string // as docker login wants it
+	page *template.Template
 }
 
 // New returns a Handler.
@@ -176,6 +174,10 @@ func (h *Handler) begin(w *web.Response, r *http.Request, p *Provider) error {
 	if h.opts.ReadOnly {
 		return h.failed(w, p, nil, errReadOnly)
 	}
+	// Other sites can send people here, who get a token at the end, for which the oldest goes: they are asked.
+	if from := r.Header.Get("Sec-Fetch-Site"); from == "cross-site" || from == "same-site" {
+		return h.show(w, http.StatusOK, page{Title: "Sign in to " + h.host, Providers: []Provider{*p}})
+	}
 	if err := p.Login.Begin(w, r, ""); err != nil {
 		return h.failed(w, p, nil, err)
 	}
@@ -204,7 +206,7 @@ func (h *Handler) signIn(r *http.Request, p *Provider, person *oidc.Person) (*Si
 	if err != nil {
 		return nil, err
 	}
-	secret, expires, err := h.opts.Auth.PersonToken(r.Context(), &id, "signed in with "+p.Label)
+	secret, expires, err := h.opts.Auth.PersonToken(r.Context(), &id, p.Name, "signed in with "+p.Label)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +240,11 @@ func (h *Handler) deviceToken(w *web.Response, r *http.Request, p *Provider) err
 	if err != nil {
 		return h.refusal(p, nil, err)
 	}
-	if !h.spent.take(token.ID, time.Now()) {
+	first, err := h.opts.Auth.FirstUse(r.Context(), token.ID)
+	if err != nil {
+		return err
+	}
+	if !first {
 		return oci.Errorf(oci.CodeDenied, "the ID token was used before: sign in again")
 	}
 	signedIn, err := h.signIn(r, p, person)
@@ -246,34 +252,6 @@ func (h *Handler) deviceToken(w *web.Response, r *http.Request, p *Provider) err
 		return h.refusal(p, person, err)
 	}
 	return reply(w, signedIn)
-}
-
-// spent remembers which ID tokens were accepted. What is in it, an issuer has signed for somebody, so that nobody can fill it.
-type spent struct {
-	mu    sync.Mutex
-	until map[string]time.Time // by the ID of the token
-}
-
-// spentFor is longer than a token can be accepted: 5 minutes, and the clocks' difference twice.
-const spentFor = 10 * time.Minute
-
-// take tells whether a token was not accepted before.
-func (s *spent) take(id string, now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for other, until := range s.until {
-		if now.After(until) {
-			delete(s.until, other)
-		}
-	}
-	if _, used := s.until[id]; used {
-		return false
-	}
-	if s.until == nil {
-		s.until = make(map[string]time.Time)
-	}
-	s.until[id] = now.Add(spentFor)
-	return true
 }
 
 var errReadOnly = errors.New("the registry is read-only at this moment, so that nobody can sign in with a provider: what you have got before goes on working")

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"html"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -211,7 +212,7 @@ func TestBrowser(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 5 {
-		if _, _, err := w.accounts.PersonToken(t.Context(), &id, "signed in with Corp & Co"); err != nil {
+		if _, _, err := w.accounts.PersonToken(t.Context(), &id, "corp", "signed in with Corp & Co"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -386,6 +387,35 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// No other site begins a sign-in: a person does.
+func TestBeganElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, path := range []string{Path, Path + "/corp"} {
+		for from, asked := range map[string]bool{"cross-site": true, "same-site": true, "same-origin": false, "none": false, "": false} {
+			req, err := http.NewRequest(http.MethodGet, w.URL+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if from != "" {
+				req.Header.Set("Sec-Fetch-Site", from)
+			}
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if asked != (resp.StatusCode == http.StatusOK && len(resp.Cookies()) == 0 && strings.Contains(string(body), `href="/auth/oidc/corp"`)) || !asked && resp.StatusCode != http.StatusSeeOther {
+				t.Errorf("%s from %q: %s\n%s", path, from, resp.Status, body)
+			}
+		}
+	}
+}
+
 // json sends and receives JSON.
 func (w *world) json(method, path string, in, out any) (status int) {
 	w.Helper()
@@ -443,6 +473,8 @@ func TestDevice(t *testing.T) {
 	if _, err := w.accounts.SignIn(t.Context(), "alice", in.Token, here); err != nil {
 		t.Error(err)
 	}
+	// Another node, or the same one after a restart.
+	w.h = New(w.h.opts)
 	for token, want := range map[string]string{raw: "used before", "": "not a signed", "a.b.c": "not a signed"} {
 		var f failure
 		if status := w.json("POST", DevicePath("corp"), DeviceToken{token}, &f); status != http.StatusForbidden || !strings.Contains(f.Errors[0].Message, want) {
@@ -451,17 +483,6 @@ func TestDevice(t *testing.T) {
 	}
 	if strings.Contains(w.log.String(), raw) {
 		t.Error("the ID token is in the log")
-	}
-}
-
-func TestSpent(t *testing.T) {
-	var s spent
-	now := time.Now()
-	if !s.take("a", now) || s.take("a", now.Add(spentFor)) || !s.take("b", now.Add(spentFor)) {
-		t.Error("not once only")
-	}
-	if s.take("b", now.Add(spentFor+1)); len(s.until) != 1 {
-		t.Errorf("%v is remembered", s.until)
 	}
 }
 

@@ -84,14 +84,11 @@ func (h *Handler) get(w *web.Response, r *http.Request) error {
 		err = auth.ErrCredentials // a token does not get its holder another one
 	}
 	if err == nil {
-		var stands bool
-		if stands, err = h.opts.Auth.Stands(r.Context(), &id); err == nil && !stands {
-			err = auth.ErrCredentials
-		}
+		err = h.opts.Auth.Stands(r.Context(), &id)
 	}
 	if errors.Is(err, auth.ErrCredentials) || errors.Is(err, auth.ErrToken) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="`+h.opts.Service+`"`)
-		return oci.Errorf(oci.CodeUnauthorized, "%v", auth.ErrCredentials)
+		return oci.Errorf(oci.CodeUnauthorized, "%s", auth.Refusal(err))
 	}
 	if err != nil {
 		return auth.Answer(w.Header(), err)
@@ -144,7 +141,7 @@ func (h *Handler) post(w *web.Response, r *http.Request) error {
 		return refuse(w, http.StatusBadRequest, "unsupported_grant_type", "grant_type must be password or refresh_token")
 	}
 	if errors.Is(err, auth.ErrCredentials) {
-		return refuse(w, http.StatusUnauthorized, "invalid_grant", auth.ErrCredentials.Error())
+		return refuse(w, http.StatusUnauthorized, "invalid_grant", auth.Refusal(err))
 	}
 	if err != nil {
 		return auth.Answer(w.Header(), err)

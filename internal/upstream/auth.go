@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sync/singleflight"
 	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/berthregistry/berth/internal/egress"
 )
 
 // authTransport adds credentials to the requests that go to the registry's own
@@ -95,7 +97,7 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (t *authTransport) own(u *url.URL) bool {
-	return u.Scheme == t.origin.Scheme && hostPort(u) == hostPort(t.origin)
+	return u.Scheme == t.origin.Scheme && egress.HostPort(u) == egress.HostPort(t.origin)
 }
 
 func (t *authTransport) send(req *http.Request, header string) (*http.Response, error) {

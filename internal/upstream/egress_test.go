@@ -1,85 +1,17 @@
 package upstream
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/berthregistry/berth/test/harness"
 )
-
-func TestReachOf(t *testing.T) {
-	for ip, want := range map[string]reach{
-		"8.8.8.8":              reachPublic,
-		"2001:4860:4860::8888": reachPublic,
-		"10.1.2.3":             reachPrivate,
-		"172.16.0.1":           reachPrivate,
-		"172.32.0.1":           reachPublic,
-		"192.168.0.1":          reachPrivate,
-		"100.64.0.1":           reachPrivate,
-		"100.128.0.1":          reachPublic,
-		"fd00::1":              reachPrivate,
-		"::ffff:10.0.0.1":      reachPrivate,
-		"127.0.0.1":            reachLoopback,
-		"127.9.9.9":            reachLoopback,
-		"::1":                  reachLoopback,
-		"::ffff:127.0.0.1":     reachLoopback,
-		"169.254.169.254":      reachNever,
-		"fe80::1":              reachNever,
-		"0.0.0.0":              reachNever,
-		"::":                   reachNever,
-		"224.0.0.1":            reachNever,
-	} {
-		if got := reachOf(netip.MustParseAddr(ip)); got != want {
-			t.Errorf("reachOf(%s) = %d, expected %d", ip, got, want)
-		}
-	}
-}
-
-// A registry on the internet must not make its client speak to the machine that it
-// runs on, by whatever name.
-func TestNamedHostMayNotBeMorePrivate(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	named := context.WithValue(t.Context(), namedKey{}, true)
-	for _, test := range []struct {
-		registry reach
-		ctx      context.Context
-		allowed  bool
-	}{
-		{reachPublic, named, false},
-		{reachPrivate, named, false},
-		{reachLoopback, named, true},
-		{reachPublic, t.Context(), true}, // a proxy, which the user chose
-	} {
-		for _, name := range []string{"127.0.0.1", "localhost"} {
-			d := &egressDialer{own: "registry.example.com:443"}
-			d.reach.Store(int32(test.registry))
-			conn, err := d.DialContext(test.ctx, "tcp", net.JoinHostPort(name, port))
-			if err == nil {
-				conn.Close()
-			}
-			if (err == nil) != test.allowed {
-				t.Errorf("registry at %d, %s, named %t: %v", test.registry, name, test.ctx == named, err)
-			}
-			if !test.allowed && err != nil && !strings.Contains(err.Error(), "more private") {
-				t.Errorf("failed for another reason: %v", err)
-			}
-		}
-	}
-}
 
 func TestRedirectToMetadataService(t *testing.T) {
 	s := front(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/berthregistry/berth/internal/egress"
 )
 
 const (
@@ -117,7 +119,7 @@ func (t *authTransport) checkRealm(realm string) (*url.URL, error) {
 // stayAtOrigin lets a token request be redirected within its server only, because
 // it carries the credentials.
 func stayAtOrigin(req *http.Request, via []*http.Request) error {
-	if first := via[0].URL; req.URL.Scheme != first.Scheme || hostPort(req.URL) != hostPort(first) {
+	if first := via[0].URL; req.URL.Scheme != first.Scheme || egress.HostPort(req.URL) != egress.HostPort(first) {
 		return fmt.Errorf("it redirects to %s, where credentials are not sent", req.URL.Host)
 	}
 	if len(via) >= 5 {

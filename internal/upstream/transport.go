@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/retry"
+
+	"github.com/berthregistry/berth/internal/egress"
 )
 
 const (
@@ -39,8 +41,8 @@ func newTransport(host, base string, tlsConfig *tls.Config, opt Options) (_ http
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	own := hostPort(u)
-	dial := &egressDialer{own: own, dialer: net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}}
+	own := egress.HostPort(u)
+	dial := egress.NewDialer(own, net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second})
 	conns = &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           dial.DialContext,
@@ -72,7 +74,7 @@ func newTransport(host, base string, tlsConfig *tls.Config, opt Options) (_ http
 		MaxRetry:  4,
 	}
 	inner := &retry.Transport{
-		Base:   &egressTransport{base: conns, others: others, own: own, proxy: conns.Proxy, userAgent: opt.UserAgent},
+		Base:   &egressTransport{base: conns, others: others, own: own, dialer: dial, proxy: conns.Proxy, userAgent: opt.UserAgent},
 		Policy: func() retry.Policy { return policy },
 	}
 	return newAuthTransport(inner, u, host, opt.Credential), conns, others, nil
@@ -88,18 +90,6 @@ func retryable(resp *http.Response, err error) (bool, error) {
 		}
 	}
 	return retry.DefaultPredicate(resp, err)
-}
-
-// hostPort returns the host and port that u is served at.
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = "443"
-		if u.Scheme == "http" {
-			port = "80"
-		}
-	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
 // isLoopbackName tells whether host, with or without a port, names this machine

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/berthregistry/berth/internal/egress"
 )
 
 // do sends one request of the session. body may be nil; length is its count of bytes.
@@ -49,7 +51,7 @@ func (s *uploadSession) moved(resp *http.Response) error {
 	if err != nil {
 		return err
 	}
-	if hostPort(u) != hostPort(base) && !(u.Hostname() == base.Hostname() && u.Port() == "") {
+	if egress.HostPort(u) != egress.HostPort(base) && !(u.Hostname() == base.Hostname() && u.Port() == "") {
 		return &finalError{fmt.Errorf("the registry opened an upload at another host, %s: nothing is sent there", u.Host)}
 	}
 	u.Scheme, u.Host = base.Scheme, base.Host

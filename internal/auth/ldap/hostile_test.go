@@ -465,6 +465,16 @@ func TestIDs(t *testing.T) {
 			t.Errorf("id of %s %x = %q, want %q", test.attribute, test.values, got, test.want)
 		}
 	}
+	for attribute, want := range map[string]string{
+		"objectGUID": `(objectGUID=\67\45\23\01\ab\89\ef\cd\01\02\03\04\05\06\07\08)`, "entryUUID": "(entryUUID=01234567-89ab-cdef-0102-030405060708)",
+	} {
+		if got := filterByID(attribute, "01234567-89ab-cdef-0102-030405060708"); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	if got := filterByID("objectGUID", "*)(uid=*"); got != `(objectGUID=\2a\29\28uid=\2a)` {
+		t.Error(got)
+	}
 }
 
 func FuzzUserName(f *testing.F) {

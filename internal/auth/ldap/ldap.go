@@ -178,6 +178,9 @@ func (d *Directory) configure() error {
 			return fmt.Errorf("the user filter: %w", err)
 		}
 	}
+	if _, err := ldap3.CompileFilter(filterByID(o.IDAttribute, "id")); err != nil {
+		return fmt.Errorf("the attribute of the id, %s, is none: %w", o.IDAttribute, err)
+	}
 	var err error
 	if d.groups, err = parseGroupFilter(o.GroupFilter, o.NestedGroups); err != nil {
 		return fmt.Errorf("the group filter: %w", err)
@@ -352,6 +355,37 @@ func (d *Directory) Lookup(ctx context.Context, name string) (*Person, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// LookupID returns the account that has an ID, under the name that it has now. The errors are those of Lookup. With UserDN there is no
+// place to search in, so that an account that was renamed is ErrNotFound.
+func (d *Directory) LookupID(ctx context.Context, id string) (*Person, error) {
+	if d.opts.UserDN != "" || !askable(id) {
+		return nil, ErrNotFound
+	}
+	var name string
+	err := d.with(ctx, func(c *conn) error {
+		if err := c.bindSearcher(ctx); err != nil {
+			return err
+		}
+		entry, err := c.findEntry(ctx, d.searching(), filterByID(d.opts.IDAttribute, id))
+		if err != nil {
+			return err
+		}
+		if names := entry.GetEqualFoldAttributeValues(d.opts.NameAttribute); len(names) > 0 {
+			name = slices.Min(names)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	// It counts if it could sign in, too.
+	p, err := d.Lookup(ctx, name)
+	if err == nil && p.ID != id {
+		return nil, ErrNotFound
+	}
+	return p, err
 }
 
 // searching returns until when the searches for a person may last that begin now.

@@ -49,11 +49,16 @@ func (o *Options) attributes() []string {
 
 // findUser searches for the entry of an account. The errors are ErrNotFound and ErrUnavailable.
 func (c *conn) findUser(ctx context.Context, deadline time.Time, name string) (*ldap3.Entry, error) {
+	return c.findEntry(ctx, deadline, fillFilter(c.d.opts.UserFilter, name, ""))
+}
+
+// findEntry is findUser with any filter.
+func (c *conn) findEntry(ctx context.Context, deadline time.Time, filter string) (*ldap3.Entry, error) {
 	const doing = "search for the account"
 	o := &c.d.opts
 	entries, err := c.search(ctx, deadline, &ldap3.SearchRequest{
 		BaseDN: o.UserBase, Scope: ldap3.ScopeWholeSubtree, SizeLimit: 2,
-		Filter: fillFilter(o.UserFilter, name, ""), Attributes: o.attributes(),
+		Filter: filter, Attributes: o.attributes(),
 	})
 	switch {
 	case len(entries) > 1 || ldap3.IsErrorWithCode(err, ldap3.LDAPResultSizeLimitExceeded):
@@ -190,6 +195,23 @@ func idOf(entry *ldap3.Entry, attribute string) string {
 		return text
 	}
 	return hex.EncodeToString(id)
+}
+
+// filterByID returns the filter for what idOf made of an attribute.
+func filterByID(attribute, id string) string {
+	u, err := uuid.Parse(id)
+	if err != nil || !strings.EqualFold(attribute, "objectGUID") {
+		return "(" + attribute + "=" + ldap3.EscapeFilter(id) + ")"
+	}
+	b := slices.Clone(u[:])
+	slices.Reverse(b[0:4])
+	slices.Reverse(b[4:6])
+	slices.Reverse(b[6:8])
+	var escaped strings.Builder
+	for _, c := range b {
+		fmt.Fprintf(&escaped, `\%02x`, c)
+	}
+	return "(" + attribute + "=" + escaped.String() + ")"
 }
 
 // line returns a value that is one line of text of at most 256 bytes, else nothing.

@@ -1,7 +1,6 @@
 package oidc
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -12,9 +11,9 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/berthregistry/berth/internal/egress"
 )
 
 const (
@@ -40,14 +39,17 @@ func parseIssuer(issuer string) (*url.URL, error) {
 	return u, nil
 }
 
-// isLoopback tells whether a host names this machine without a lookup.
+// isLoopback tells whether a host names this machine, whatever a name server says. Names below localhost do so in browsers (RFC 6761 section 6.3), but
+// not here, where they are looked up.
 func isLoopback(host string) bool {
-	host = strings.ToLower(host)
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
 	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
+	return strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
+}
+
+// isSafe tells whether people may be sent to an address that the issuer names, to enter their password there: one with TLS, unless the issuer has none.
+func (i *Issuer) isSafe(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.Hostname() != "" && u.User == nil && (u.Scheme == "https" || u.Scheme == "http" && strings.HasPrefix(i.url, "http:") && isLoopback(u.Hostname()))
 }
 
 // newClient returns a client that speaks to one issuer and to what its discovery names.
@@ -63,8 +65,8 @@ func newClient(issuer *url.URL, caFile string) (*http.Client, error) {
 			return nil, fmt.Errorf("certificates of the issuer %s: %s holds no certificate in PEM form", issuer, caFile)
 		}
 	}
-	dial := &dialer{own: hostPort(issuer), dialer: net.Dialer{Timeout: dialTimeout}}
-	t := &transport{own: issuer, conns: &http.Transport{
+	dial := egress.NewDialer(egress.HostPort(issuer), net.Dialer{Timeout: dialTimeout})
+	t := &transport{own: issuer, dialer: dial, conns: &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            dial.DialContext,
 		TLSClientConfig:        &tls.Config{RootCAs: roots},
@@ -79,7 +81,7 @@ func newClient(issuer *url.URL, caFile string) (*http.Client, error) {
 
 // stay lets a request be redirected within its host only.
 func stay(req *http.Request, via []*http.Request) error {
-	if first := via[0].URL; req.URL.Scheme != first.Scheme || hostPort(req.URL) != hostPort(first) {
+	if first := via[0].URL; req.URL.Scheme != first.Scheme || egress.HostPort(req.URL) != egress.HostPort(first) {
 		return fmt.Errorf("%s redirects to another host, %s", first.Host, clip(req.URL.Host, 100))
 	}
 	if len(via) > maxRedirects {
@@ -90,8 +92,9 @@ func stay(req *http.Request, via []*http.Request) error {
 
 // transport sends requests over TLS only, unless the issuer is on this machine, and bounds answers.
 type transport struct {
-	own   *url.URL
-	conns *http.Transport
+	own    *url.URL
+	dialer *egress.Dialer // of conns
+	conns  *http.Transport
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -99,91 +102,14 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" && (t.own.Scheme != "http" || !isLoopback(req.URL.Hostname())) {
 		return nil, fmt.Errorf("%s is not asked, because it would be without TLS", clip(req.URL.Host, 100))
 	}
-	if via, err := t.conns.Proxy(req); err != nil {
+	ctx, err := t.dialer.Mark(req, t.conns.Proxy)
+	if err != nil {
 		return nil, err
-	} else if via == nil && hostPort(req.URL) != hostPort(t.own) {
-		// Through a proxy, the connection is to the proxy, which decides what can be reached.
-		req = req.WithContext(context.WithValue(req.Context(), namedKey{}, true))
 	}
-	resp, err := t.conns.RoundTrip(req)
+	resp, err := t.conns.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}
 	resp.Body = http.MaxBytesReader(nil, resp.Body, maxAnswer)
 	return resp, nil
-}
-
-// namedKey marks requests to a host that the issuer named.
-type namedKey struct{}
-
-// reach says from how far away an address can be used. The operator chose the issuer, so it may be anywhere. What the issuer
-// names may not be nearer than itself: a public one could otherwise make Berth speak to the network that it runs in.
-type reach int32
-
-const (
-	reachPublic   reach = iota
-	reachPrivate        // RFC 1918, RFC 4193, RFC 6598
-	reachLoopback       // this machine
-	reachNever          // link-local (where clouds keep credentials), multicast, unspecified
-)
-
-func reachOf(ip netip.Addr) reach {
-	ip = ip.Unmap()
-	switch {
-	case ip.IsLinkLocalUnicast(), ip.IsMulticast(), ip.IsUnspecified(), !ip.IsValid():
-		return reachNever
-	case ip.IsLoopback():
-		return reachLoopback
-	case ip.IsPrivate(), netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10).Contains(ip):
-		return reachPrivate
-	}
-	return reachPublic
-}
-
-// dialer connects. An address is judged after its name was looked up, when the connection is made, so that a name
-// cannot change its address in between.
-type dialer struct {
-	own    string // host:port of the issuer
-	dialer net.Dialer
-	reach  atomic.Int32 // the issuer's, as of its last connection; public until then
-}
-
-// DialContext is for http.Transport.
-func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	dial := d.dialer
-	switch {
-	case strings.EqualFold(addr, d.own):
-		conn, err := dial.DialContext(ctx, network, addr)
-		if err == nil {
-			if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
-				d.reach.Store(int32(reachOf(ap.Addr())))
-			}
-		}
-		return conn, err
-	case ctx.Value(namedKey{}) != nil:
-		limit := reach(d.reach.Load())
-		dial.Control = func(_, addr string, _ syscall.RawConn) error {
-			ap, err := netip.ParseAddrPort(addr)
-			if err != nil {
-				return err
-			}
-			if r := reachOf(ap.Addr()); r == reachNever || r > limit {
-				return fmt.Errorf("the issuer at %s names a host at the address %s, which is more private than its own", d.own, ap.Addr())
-			}
-			return nil
-		}
-	}
-	return dial.DialContext(ctx, network, addr)
-}
-
-// hostPort returns the host and port that u is served at.
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = "443"
-		if u.Scheme == "http" {
-			port = "80"
-		}
-	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }

@@ -94,10 +94,10 @@ func (i *Issuer) authorizeDevice(ctx context.Context, config *oauth2.Config) (*o
 	switch {
 	case resp.StatusCode != http.StatusOK:
 		return nil, answered(&oauth2.RetrieveError{Response: resp, ErrorCode: answer.Error, ErrorDescription: answer.Description})
-	case err != nil || answer.DeviceCode == "" || answer.UserCode == "" || !isWeb(answer.Address) || answer.Expires <= 0:
+	case err != nil || answer.DeviceCode == "" || answer.UserCode == "" || !i.isSafe(answer.Address) || answer.Expires <= 0:
 		return nil, unavailable(err, "its device flow answers nonsense")
 	}
-	if !isWeb(answer.Complete) {
+	if !i.isSafe(answer.Complete) {
 		answer.Complete = ""
 	}
 	return &oauth2.DeviceAuthResponse{
@@ -105,10 +105,4 @@ func (i *Issuer) authorizeDevice(ctx context.Context, config *oauth2.Config) (*o
 		Expiry:   begun.Add(time.Duration(min(answer.Expires, maxDeviceTime)) * time.Second),
 		Interval: min(max(answer.Interval, 0), maxInterval),
 	}, nil
-}
-
-// isWeb tells whether an address is one for a browser.
-func isWeb(address string) bool {
-	u, err := url.Parse(address)
-	return err == nil && u.Hostname() != "" && (u.Scheme == "https" || u.Scheme == "http")
 }

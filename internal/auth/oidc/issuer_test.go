@@ -12,7 +12,6 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -523,7 +522,7 @@ func TestIssuerURL(t *testing.T) {
 	for url, ok := range map[string]bool{
 		"https://accounts.example.com": true, "https://gitlab.example/": true, "https://kubernetes.default.svc.cluster.local": true,
 		"https://[fd00::1]:6443": true, "http://127.0.0.1:5556/dex": true, "http://localhost": true, "http://[::1]:80": true,
-		"http://accounts.example.com": false, "http://10.0.0.1": false, "accounts.example.com": false, "": false, "https://": false, "ftp://a": false,
+		"http://accounts.example.com": false, "http://10.0.0.1": false, "http://dex.localhost": false, "accounts.example.com": false, "": false, "https://": false, "ftp://a": false,
 		"https://user:secret@a.example": false, "https://a.example?x": false, "https://a.example?": false, "https://a.example#x": false, "https://a.example/\n": false,
 	} {
 		if _, err := NewIssuer(Options{Issuer: url}); (err == nil) != ok {
@@ -532,44 +531,6 @@ func TestIssuerURL(t *testing.T) {
 			t.Errorf("the error has a password: %v", err)
 		}
 	}
-}
-
-func TestReach(t *testing.T) {
-	for addr, want := range map[string]reach{
-		"8.8.8.8": reachPublic, "2001:db8::1": reachPublic, "10.1.2.3": reachPrivate, "192.168.1.1": reachPrivate, "100.64.0.1": reachPrivate,
-		"fd00::1": reachPrivate, "127.0.0.1": reachLoopback, "::1": reachLoopback, "::ffff:127.0.0.1": reachLoopback,
-		"169.254.169.254": reachNever, "fe80::1": reachNever, "0.0.0.0": reachNever, "::": reachNever, "224.0.0.1": reachNever,
-	} {
-		if got := reachOf(netip.MustParseAddr(addr)); got != want {
-			t.Errorf("%s: %d, expected %d", addr, got, want)
-		}
-	}
-	// An issuer that nothing is known of counts as public, so what it names may not be on this machine.
-	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a more private address was asked") }))
-	defer s.Close()
-	d := &dialer{own: "issuer.example:443"}
-	conn, err := d.DialContext(context.WithValue(t.Context(), namedKey{}, true), "tcp", s.Listener.Addr().String())
-	if err == nil {
-		conn.Close()
-		t.Fatal("connected")
-	}
-	if !strings.Contains(err.Error(), "more private") {
-		t.Error(err)
-	}
-	d.reach.Store(int32(reachNever)) // an issuer that is link-local itself may not point to others
-	conn, err = d.DialContext(context.WithValue(t.Context(), namedKey{}, true), "tcp", "169.254.0.1:443")
-	if err == nil {
-		conn.Close()
-	}
-	if err == nil || !strings.Contains(err.Error(), "more private") {
-		t.Errorf("link-local: %v", err)
-	}
-	d.reach.Store(int32(reachLoopback))
-	conn, err = d.DialContext(context.WithValue(t.Context(), namedKey{}, true), "tcp", s.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.Close()
 }
 
 func redirect(to string) http.HandlerFunc {

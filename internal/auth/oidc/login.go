@@ -82,7 +82,7 @@ func NewLogin(opt LoginOptions) (*Login, error) {
 		return nil, fmt.Errorf("issuer %s: client_id is missing; the issuer gives it when the registry is registered there", opt.Issuer.url)
 	case err != nil || back.Hostname() == "" || back.Scheme != "https" && back.Scheme != "http" || back.Fragment != "":
 		return nil, fmt.Errorf("issuer %s: %s is not a URL that browsers can be sent back to", opt.Issuer.url, shown(opt.RedirectURL))
-	case back.Scheme == "http" && !isLoopback(back.Hostname()):
+	case back.Scheme == "http" && !isLoopback(back.Hostname()) && !strings.HasSuffix(strings.ToLower(back.Hostname()), ".localhost"):
 		return nil, fmt.Errorf("issuer %s: browsers must be sent back to an address with https://, not to %s", opt.Issuer.url, shown(opt.RedirectURL))
 	}
 	block, err := aes.NewCipher(opt.Key[:])
@@ -202,6 +202,9 @@ func (l *Login) FromDevice(ctx context.Context, raw string) (*Person, *Token, er
 	if err != nil {
 		return nil, nil, err
 	}
+	if t.nonce != "" { // which the device flow knows nothing of
+		return nil, nil, refused("the ID token is that of a sign-in with a browser")
+	}
 	if l.opt.Issuer.now().Sub(t.Issued) > deviceTime+skew {
 		return nil, nil, refused("the ID token is more than %s old: sign in again", deviceTime)
 	}
@@ -259,6 +262,9 @@ func (l *Login) more(ctx context.Context, p *published, t *Token, tokens *oauth2
 	if err != nil {
 		return nil, unavailable(err, "its userinfo endpoint answers nonsense")
 	}
+	if t.Claims.one("email") != claims.one("email") && t.Claims["email"] != nil {
+		delete(claims, "email_verified") // it is about the other address
+	}
 	for name, v := range t.Claims {
 		claims[name] = v
 	}
@@ -270,6 +276,9 @@ func (l *Login) config(p *published) (*oauth2.Config, error) {
 	endpoint := p.provider.Endpoint()
 	if endpoint.AuthURL == "" || endpoint.TokenURL == "" {
 		return nil, unavailable(nil, "nobody can sign in there: its discovery document names no authorization_endpoint and token_endpoint")
+	}
+	if !l.opt.Issuer.isSafe(endpoint.AuthURL) {
+		return nil, unavailable(nil, "nobody can sign in there: its authorization_endpoint is no address with https://, so that passwords could be read on the way")
 	}
 	endpoint.AuthStyle = oauth2.AuthStyleInParams
 	if l.opt.ClientSecret != "" && p.basic {

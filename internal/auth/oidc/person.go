@@ -15,7 +15,7 @@ type Person struct {
 	Name        string   // a user name; see UserName
 	DisplayName string   // may be empty
 	Mail        string   // "" unless the issuer says that it is verified
-	Groups      []string // nil if the issuer says nothing about groups, or is not to be asked
+	Groups      []string // nil if the issuer is not to be asked; empty if it says nothing about groups
 }
 
 // UserName makes a user name: lower-case letters and digits, in between single '.', '_' or '-', at most 64 characters. ASCII letters are
@@ -59,19 +59,18 @@ func (l *Login) person(t *Token, claims Claims) (*Person, error) {
 	if l.opt.GroupsClaim == "" {
 		return p, nil
 	}
-	if _, found := claims.lookup(l.opt.GroupsClaim); found > 0 {
-		p.Groups = []string{}
-		for _, g := range claims.values(l.opt.GroupsClaim) {
-			// What cannot be the name of a group in a rule of ours gives nobody a right.
-			if g != "" && g == clip(g, maxGroup) {
-				p.Groups = append(p.Groups, g)
-			}
-		}
-		return p, nil
-	}
-	if overage(claims, l.opt.GroupsClaim) {
+	_, found := claims.lookup(l.opt.GroupsClaim)
+	if found == 0 && overage(claims, l.opt.GroupsClaim) {
 		return nil, refused("%s is in too many groups for a token of Microsoft Entra: in the token configuration of the application, choose "+
 			"\"Groups assigned to the application\", or use application roles and set groups_claim to roles", shown(name))
+	}
+	// Many issuers leave the claim out for who is in no group, so that without it nobody may keep a group.
+	p.Groups = []string{}
+	for _, g := range claims.values(l.opt.GroupsClaim) {
+		// What cannot be the name of a group in a rule of ours gives nobody a right.
+		if g != "" && g == clip(g, maxGroup) {
+			p.Groups = append(p.Groups, g)
+		}
 	}
 	return p, nil
 }
