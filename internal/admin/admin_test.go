@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -208,7 +209,10 @@ func TestLastAdministratorOfNodes(t *testing.T) {
 		var failures [2]error
 		var wg sync.WaitGroup
 		for i, node := range []*world{a, b} {
-			wg.Go(func() { _, failures[i] = node.h.change(ctx, names[i], func(a *meta.Account) { a.Admin = false }) })
+			wg.Go(func() {
+				request := &call{Request: httptest.NewRequestWithContext(ctx, "PATCH", Prefix+"users/"+names[i], nil), caller: caller{local: true}}
+				_, failures[i] = node.h.change(request, names[i], func(a *meta.Account) { a.Admin = false })
+			})
 		}
 		wg.Wait()
 		for _, err := range failures {
@@ -595,7 +599,7 @@ func TestAudit(t *testing.T) {
 		"root organization.create organizations/team true",
 		"bob sign-in bob true",
 		"bob organization.delete organizations/team false",
-		"bob token.create users/bob/tokens/laptop true",
+		"bob token.create users/bob/tokens/3 true",
 	}
 	a := w.want(200, root, "GET", "audit/export", "", nil)
 	d := json.NewDecoder(strings.NewReader(string(a.body)))

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/berthregistry/berth/internal/meta"
@@ -43,7 +44,19 @@ func (a *Auth) noteRefused(ctx context.Context, name, how string, client netip.A
 	a.note(ctx, meta.AuditEntry{Actor: "anonymous@" + client.String(), Credential: how, Client: client.String(), Action: signInAction, Object: clip(name), Detail: why})
 }
 
+// CredentialLabel is what the audit log calls the credential that somebody has signed in with; empty for a password.
+func (a *Auth) CredentialLabel(ctx context.Context, id *Identity) string {
+	if id.Credential == 0 {
+		return ""
+	}
+	facts, err := a.db.Facts(ctx, id.Account, id.Credential, "")
+	if err != nil || facts.Credential == nil {
+		return strconv.FormatInt(id.Credential, 10)
+	}
+	return facts.Credential.Label()
+}
+
 // NoteDenied notes what somebody was not allowed to do to a repository.
 func (a *Auth) NoteDenied(ctx context.Context, id *Identity, repository, why string) {
-	a.note(ctx, meta.AuditEntry{AccountID: id.Account, Actor: id.Actor(), Client: id.Client.String(), Action: deniedAction, Object: repository, Detail: why})
+	a.note(ctx, meta.AuditEntry{AccountID: id.Account, Actor: id.Actor(), Credential: a.CredentialLabel(ctx, id), Client: id.Client.String(), Action: deniedAction, Object: repository, Detail: why})
 }

@@ -283,7 +283,7 @@ func TestSignInsAreNoted(t *testing.T) {
 		"alice  denied team/app because false",
 		"anonymous@192.0.2.7  sign-in nobody wrong name or password false",
 		"anonymous@192.0.2.7  sign-in alice wrong name or password false",
-		"alice token test sign-in alice  true",
+		"alice token 1 test sign-in alice  true",
 		"alice password sign-in alice  true",
 	}
 	if !slices.Equal(got, want) {

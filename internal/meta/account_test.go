@@ -3,6 +3,7 @@ package meta
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -127,14 +128,23 @@ func TestCredentials(t *testing.T) {
 	must(t, db.UsedCredential(ctx, c.ID, "10.0.0.2", at(4))) // came late
 	must(t, db.UsedCredential(ctx, 99, "", at(4)))
 	c.Used, c.UsedFrom = at(5), "10.0.0.1"
-	must(t, db.ExpireCredential(ctx, ann.ID, c.ID, at(50)))
-	must(t, db.ExpireCredential(ctx, ann.ID, c.ID, at(60)))
-	c.Expires = at(50)
-	if all, err := db.Credentials(ctx, ann.ID); err != nil || len(all) != 1 || !reflect.DeepEqual(all[0], c) {
+	var next []*Credential
+	for i, expire := range []time.Time{at(50), at(60)} {
+		n := &Credential{Kind: TokenCredential, Created: at(2)}
+		must(t, db.RotateCredential(ctx, ann.ID, n, []byte{9, byte(i)}, expire))
+		next = append(next, n)
+	}
+	other := newCredential(t, db, ann.ID, SecretCredential, "other", access.All)
+	c.Expires, next[0].Expires = at(50), at(60)
+	if all, err := db.Credentials(ctx, ann.ID); err != nil || len(all) != 4 || !reflect.DeepEqual(all[0], c) || !all[1].Expires.Equal(at(60)) ||
+		!all[2].Expires.IsZero() || !all[3].Expires.IsZero() {
 		t.Errorf("%+v, %v", all, err)
 	}
+	for _, c := range []*Credential{next[0], next[1], other} {
+		must(t, db.DeleteCredential(ctx, ann.ID, c.ID))
+	}
 	// Of another account it is not there.
-	wantErr(t, db.ExpireCredential(ctx, ann.ID-1, c.ID, at(50)), ErrNotFound)
+	wantErr(t, db.RotateCredential(ctx, 99, &Credential{}, []byte("x"), at(50)), ErrNotFound)
 	wantErr(t, db.DeleteCredential(ctx, ann.ID-1, c.ID), ErrNotFound)
 	wantErr(t, db.AddCredential(ctx, 99, &Credential{}, []byte("x"), 0), ErrNotFound)
 	var kept []int64
@@ -474,10 +484,10 @@ func TestAudit(t *testing.T) {
 			first = down
 		}
 	}
-	if n, err := db.DeleteAudit(ctx, at(10), 15); err != nil || n != 15 {
+	if n, err := db.DeleteAudit(ctx, at(10), math.MaxInt64, 15); err != nil || n != 15 {
 		t.Errorf("%d, %v", n, err)
 	}
-	if n, err := db.DeleteAudit(ctx, at(10), 15); err != nil || n != 5 || count(t, db, "audit") != 40 {
+	if n, err := db.DeleteAudit(ctx, at(10), math.MaxInt64, 15); err != nil || n != 5 || count(t, db, "audit") != 40 {
 		t.Errorf("%d, %v", n, err)
 	}
 }
