@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/audit"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/test/service"
 )
@@ -588,7 +589,7 @@ func TestAudit(t *testing.T) {
 	w.want(403, bob, "GET", "organizations", "", nil)
 	w.want(201, bob, "POST", "account/tokens", `{"name":"laptop"}`, nil)
 	w.want(403, who{}, "POST", "setup", `{"token":"guess","name":"x","password":"a good password"}`, nil)
-	entry := func(e AuditEntry) string {
+	entry := func(e audit.Entry) string {
 		if e.Client != "127.0.0.1" || e.At.IsZero() {
 			t.Errorf("%+v", e)
 		}
@@ -604,7 +605,7 @@ func TestAudit(t *testing.T) {
 	a := w.want(200, root, "GET", "audit/export", "", nil)
 	d := json.NewDecoder(strings.NewReader(string(a.body)))
 	for _, line := range want {
-		var e AuditEntry
+		var e audit.Entry
 		if err := d.Decode(&e); err != nil || entry(e) != line {
 			t.Errorf("%s, expected %s: %v", entry(e), line, err)
 		}
@@ -614,7 +615,7 @@ func TestAudit(t *testing.T) {
 	}
 	var got []string
 	for after := ""; ; {
-		var p Page[AuditEntry]
+		var p Page[audit.Entry]
 		w.want(200, root, "GET", "audit?n=1&after="+after, "", &p)
 		for _, e := range p.Items {
 			got = append([]string{entry(e)}, got...)
@@ -630,7 +631,7 @@ func TestAudit(t *testing.T) {
 		"actor=bob": 3, "allowed=false": 1, "action=organization.create": 1, "object=organizations/team": 2, "prefix=users/": 1,
 		"since=2020-01-01T00:00:00Z": 5, "until=2020-01-01T00:00:00Z": 0,
 	} {
-		var p Page[AuditEntry]
+		var p Page[audit.Entry]
 		if w.want(200, root, "GET", "audit?"+query, "", &p); len(p.Items) != n {
 			t.Errorf("%s: %d entries, expected %d", query, len(p.Items), n)
 		}

@@ -9,26 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berthregistry/berth/internal/audit"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 )
-
-// AuditEntry tells who did, or was not allowed to do, what.
-type AuditEntry struct {
-	At         time.Time `json:"at"`
-	ID         int64     `json:"id"`
-	Actor      string    `json:"actor"`                // the account, or the address of who did not sign in
-	Credential string    `json:"credential,omitempty"` // ID and name of what the account signed in with, if it is not the password
-	Client     string    `json:"client,omitempty"`
-	Action     string    `json:"action"`
-	Object     string    `json:"object"`
-	Detail     string    `json:"detail,omitempty"`
-	Allowed    bool      `json:"allowed"`
-}
-
-func entryOf(e *meta.AuditEntry) AuditEntry {
-	return AuditEntry{e.At.UTC(), e.ID, e.Actor, e.Credential, e.Client, e.Action, e.Object, e.Detail, e.Allowed}
-}
 
 // localActor is who uses the command line on the data itself.
 const localActor = "local"
@@ -151,9 +135,9 @@ func (h *Handler) listAudit(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := Page[AuditEntry]{Items: make([]AuditEntry, len(entries))}
+	p := Page[audit.Entry]{Items: make([]audit.Entry, len(entries))}
 	for i := range entries {
-		p.Items[i] = entryOf(&entries[i])
+		p.Items[i] = audit.EntryOf(&entries[i])
 	}
 	if next != nil {
 		p.Next = fmt.Sprintf("%d-%d", next.At.UnixMilli(), next.ID)
@@ -175,7 +159,7 @@ func (h *Handler) exportAudit(c *call) (any, error) {
 				return err
 			}
 			for i := range entries {
-				if err := to.Encode(entryOf(&entries[i])); err != nil {
+				if err := to.Encode(audit.EntryOf(&entries[i])); err != nil {
 					return err
 				}
 			}
