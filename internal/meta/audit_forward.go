@@ -46,12 +46,6 @@ func (db *DB) SettledAudit(ctx context.Context) (int64, error) {
 	return last, err
 }
 
-// auditWriters returns the transactions of PostgreSQL that may have added entries and have not ended.
-func (db *DB) auditWriters(ctx context.Context) ([]string, error) {
-	return db.names(ctx, `SELECT DISTINCT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND relation = CAST('audit' AS regclass)
-		AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND mode = 'RowExclusiveLock' AND granted`)
-}
-
 // AuditBetween returns up to n entries whose IDs are above after and not above upTo, in the order of IDs.
 func (db *DB) AuditBetween(ctx context.Context, after, upTo int64, n int) ([]AuditEntry, error) {
 	var entries []AuditEntry

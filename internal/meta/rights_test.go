@@ -11,6 +11,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -184,6 +185,18 @@ func exerciseRights(t *testing.T, db *DB) {
 		_, _, err = db.AuditAfter(ctx, f, AuditPlace{}, 10)
 		must(t, err)
 	}
+	settled, err := db.SettledAudit(ctx)
+	must(t, err)
+	_, err = db.AuditBetween(ctx, 0, settled, 10)
+	must(t, err)
+	if _, err = db.OldestAudit(ctx, 0); !errors.Is(err, ErrNotFound) {
+		must(t, err)
+	}
+	must(t, db.SetAuditForwarded(ctx, "file", settled))
+	_, err = db.AuditForwarded(ctx, "file")
+	must(t, err)
+	must(t, db.CreateAccountFor(ctx, &Account{Account: access.Account{Name: "first"}, Source: LocalAccounts, Created: at(0)}, "audit_forwarded_file",
+		strconv.AppendInt(nil, settled, 10), []byte("0")))
 	_, err = db.DeleteAudit(ctx, at(9), 100, 10)
 	must(t, err)
 	must(t, db.DeleteTeam(ctx, "team", "devs"))
