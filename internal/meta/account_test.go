@@ -513,6 +513,12 @@ func TestAuditOfChanges(t *testing.T) {
 	if plain := db.Stats().Statements - before; used != plain+1 {
 		t.Errorf("a push takes %d statements, with its entry %d", plain, used)
 	}
+	moved := document{seed: 4, blobs: digests(n)}.build(t, "team/app", at(1), "v1")
+	moved.Origin = o
+	put(t, db, moved)
+	n.Tags = []oci.Tag{"v1"}
+	put(t, db, n) // back again
+	n.Tags = append(n.Tags, "v2")
 	refused := errors.New("refused")
 	n.Allow = func(oci.Tag, oci.Digest) error { return refused }
 	_, err := db.PutManifest(ctx, n)
@@ -534,7 +540,9 @@ func TestAuditOfChanges(t *testing.T) {
 		got = append(got, fmt.Sprint(e.At.Unix()-at(0).Unix(), " ", e.Action, " ", e.Detail))
 	}
 	want := []string{
-		"1 push manifest " + n.Digest.String() + " as v1, v2", "2 delete tag v2 of manifest " + n.Digest.String(),
+		"1 push manifest " + n.Digest.String() + " as v1, v2",
+		"1 push manifest " + moved.Digest.String() + " as v1 in place of " + n.Digest.String(),
+		"1 push manifest " + n.Digest.String() + " as v1 in place of " + moved.Digest.String(), "2 delete tag v2 of manifest " + n.Digest.String(),
 		"3 delete manifest " + n.Digest.String(), "4 delete blob " + digestOf("spare").String(),
 	}
 	if !slices.Equal(got, want) {
