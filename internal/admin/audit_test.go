@@ -1,10 +1,14 @@
 package admin
 
 import (
+	"bufio"
 	"database/sql"
 	"fmt"
+	"io"
+	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -169,5 +173,48 @@ func TestRotationOfNodes(t *testing.T) {
 		if n := len(slices.DeleteFunc(all, func(c *meta.Credential) bool { return !c.Expires.IsZero() && c.Expires.Before(now.Add(time.Second)) })); n != 1 {
 			t.Fatalf("%d secrets are left", n)
 		}
+	}
+}
+
+// On the data itself an export is as long as the log is, and is not held in memory: it is read while it is made, and ends with its reader.
+func TestLocalExport(t *testing.T) {
+	w := newWorld(t)
+	var all []meta.AuditEntry
+	const many = 3*maxPage + 5
+	for i := range many {
+		all = append(all, meta.AuditEntry{AuditPlace: meta.AuditPlace{At: time.Now()}, Action: "push", Object: fmt.Sprint(i)})
+	}
+	if err := w.db.AddAudit(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	export := func() io.ReadCloser {
+		t.Helper()
+		resp, err := (&http.Client{Transport: w.h.Local()}).Get("http://local" + Prefix + "audit/export")
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatal(resp, err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp.Body
+	}
+	statements := func() int64 { return w.db.Stats().Statements }
+	began := statements()
+	whole, err := io.ReadAll(export())
+	if n := strings.Count(string(whole), "\n"); err != nil || n != many {
+		t.Errorf("%d lines, %v", n, err)
+	}
+	pages := statements() - began
+	began = statements()
+	part := export()
+	if _, err := bufio.NewReader(part).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if n := statements() - began; n > pages/2 {
+		t.Errorf("for the first line, %d statements of %d were run", n, pages)
+	}
+	if err := part.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := statements() - began; n > pages/2 {
+		t.Errorf("for an export that nobody reads, %d statements of %d were run", n, pages)
 	}
 }

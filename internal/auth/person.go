@@ -86,7 +86,8 @@ const (
 func (a *Auth) PersonToken(ctx context.Context, id *Identity, name string) (secret string, expires time.Time, err error) {
 	c := &meta.Credential{Kind: meta.TokenCredential, Created: a.opts.Now()}
 	c.Name, c.Actions, c.Expires = name, access.All, c.Created.Add(personTokenLifetime)
-	if secret, err = a.NewCredential(ctx, id.Account, c); err != nil {
+	secret, hash := NewSecret(c.Kind)
+	if err := a.tokenChanges(id, "token.create", c).AddCredential(ctx, id.Account, c, hash, 0); err != nil {
 		return "", time.Time{}, err
 	}
 	all, err := a.db.Credentials(ctx, id.Account) // oldest first
@@ -101,9 +102,17 @@ func (a *Auth) PersonToken(ctx context.Context, id *Identity, name string) (secr
 		if kept++; kept <= maxPersonTokens {
 			continue
 		}
-		if err := a.db.DeleteCredential(ctx, id.Account, all[i].ID); err != nil && !errors.Is(err, meta.ErrNotFound) {
+		if err := a.tokenChanges(id, "token.revoke", all[i]).DeleteCredential(ctx, id.Account, all[i].ID); err != nil && !errors.Is(err, meta.ErrNotFound) {
 			return "", time.Time{}, err
 		}
 	}
 	return secret, c.Expires, nil
+}
+
+// tokenChanges returns the database for a change of a token of somebody who has signed in. The entry of the audit log is written with it.
+func (a *Auth) tokenChanges(id *Identity, action string, c *meta.Credential) *meta.DB {
+	return a.db.WithAudit(func() meta.AuditEntry {
+		return meta.AuditEntry{AuditPlace: meta.AuditPlace{At: a.opts.Now()}, AccountID: id.Account, Actor: id.Name, Client: id.Client.String(), Action: action,
+			Object: fmt.Sprintf("users/%s/tokens/%d", id.Name, c.ID), Detail: c.Name, Allowed: true}
+	})
 }

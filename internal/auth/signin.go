@@ -229,9 +229,3 @@ const (
 	refreshLifetime = 90 * 24 * time.Hour
 	maxRefresh      = 50 // of an account; the oldest go
 )
-
-// NewCredential gives an account a token or secret, which is returned and never shown again.
-func (a *Auth) NewCredential(ctx context.Context, account int64, c *meta.Credential) (string, error) {
-	secret, hash := NewSecret(c.Kind)
-	return secret, a.db.AddCredential(ctx, account, c, hash, 0)
-}
