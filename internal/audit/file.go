@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 )
 
 // File is a Receiver: entries are added to a file, one on each line. It is opened for each batch by its name, so whoever rotates files may
@@ -67,5 +68,14 @@ func (f *File) Send(_ context.Context, entries []Entry) (err error) {
 	if _, err := file.Write(b); err != nil {
 		return err
 	}
-	return file.Sync()
+	if err := file.Sync(); err != nil || size > 0 {
+		return err
+	}
+	// The name of a new file must be durable, too.
+	dir, err := os.Open(filepath.Dir(f.Path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
