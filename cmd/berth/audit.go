@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/berthregistry/berth/internal/admin"
+	"github.com/berthregistry/berth/internal/audit"
 	"github.com/berthregistry/berth/internal/upstream"
 )
 
@@ -100,9 +100,9 @@ first.` + managementHelp,
 
 func (m *management) printAudit(cmd *cobra.Command, query url.Values, limit int) error {
 	enc := json.NewEncoder(cmd.OutOrStdout())
-	tab := newTable(cmd.OutOrStdout(), "", "TIME", "ACTOR", "FROM", "ACTION", "OBJECT", "ALLOWED", "DETAIL")
+	tab := newTable(cmd.OutOrStdout(), "", "TIME", "ACTOR", "CREDENTIAL", "FROM", "ACTION", "OBJECT", "ALLOWED", "DETAIL")
 	query.Set("n", strconv.Itoa(min(limit, 500)))
-	for e, err := range each[admin.AuditEntry](cmd.Context(), m, "audit", query) {
+	for e, err := range each[audit.Entry](cmd.Context(), m, "audit", query) {
 		if err == nil && m.json {
 			err = enc.Encode(e)
 		} else if err == nil {
@@ -110,7 +110,7 @@ func (m *management) printAudit(cmd *cobra.Command, query url.Values, limit int)
 			if !e.Allowed {
 				allowed = "NO"
 			}
-			err = tab.row(e.At.Format(time.RFC3339), orDash(e.Actor), orDash(e.Client), e.Action, orDash(e.Object), allowed, upstream.Printable(e.Detail))
+			err = tab.row(e.At.Format(time.RFC3339), orDash(e.Actor), orDash(e.Credential), orDash(e.Client), e.Action, orDash(e.Object), allowed, upstream.Printable(e.Detail))
 		}
 		if err != nil {
 			return err

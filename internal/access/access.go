@@ -12,6 +12,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -229,6 +230,11 @@ type Credential struct {
 	Repositories Patterns
 	Networks     Networks
 	Expires      time.Time // zero for never
+}
+
+// Label is what logs call the credential: its ID, since names may be the same, and its name.
+func (c *Credential) Label() string {
+	return strings.TrimSpace(strconv.FormatInt(c.ID, 10) + " " + c.Name)
 }
 
 // Grant allows actions on repositories of an organization.

@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/berthregistry/berth/internal/access"
@@ -46,7 +45,6 @@ type Options struct {
 type Handler struct {
 	opts   Options
 	origin *http.CrossOriginProtection
-	first  sync.Mutex // held while the first administrator is made
 }
 
 // New returns the API over the accounts of a database.
@@ -228,14 +226,14 @@ func (h *Handler) serve(w *web.Response, r *http.Request, local bool) error {
 	if err := h.origin.Check(r); err != nil {
 		return oci.Errorf(oci.CodeDenied, "a page of another site cannot use this API")
 	}
-	c := &call{Request: r, caller: caller{local: local}}
+	c := &call{Request: r, caller: caller{local: local}, action: row.action}
 	err := h.authorize(w, c, row)
 	var answer any
 	if err == nil {
 		answer, err = row.serve(h, c)
 	}
-	if row.action != "" {
-		h.record(c, row.action, err)
+	if row.action != "" && err != nil {
+		h.noteDenied(c, err)
 	}
 	if err != nil {
 		return known(auth.Answer(w.Header(), err))
@@ -269,6 +267,9 @@ func (h *Handler) authorize(w *web.Response, c *call, row *route) error {
 		return h.challenge(w, "sign in first")
 	}
 	c.identity = id
+	if row.action != "" {
+		c.credential = h.opts.Auth.CredentialLabel(c.Context(), &id)
+	}
 	return h.mayCall(w, c, row)
 }
 

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/audit"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/test/service"
 )
@@ -208,7 +210,10 @@ func TestLastAdministratorOfNodes(t *testing.T) {
 		var failures [2]error
 		var wg sync.WaitGroup
 		for i, node := range []*world{a, b} {
-			wg.Go(func() { _, failures[i] = node.h.change(ctx, names[i], func(a *meta.Account) { a.Admin = false }) })
+			wg.Go(func() {
+				request := &call{Request: httptest.NewRequestWithContext(ctx, "PATCH", Prefix+"users/"+names[i], nil), caller: caller{local: true}}
+				_, failures[i] = node.h.change(request, names[i], func(a *meta.Account) { a.Admin = false })
+			})
 		}
 		wg.Wait()
 		for _, err := range failures {
@@ -584,7 +589,7 @@ func TestAudit(t *testing.T) {
 	w.want(403, bob, "GET", "organizations", "", nil)
 	w.want(201, bob, "POST", "account/tokens", `{"name":"laptop"}`, nil)
 	w.want(403, who{}, "POST", "setup", `{"token":"guess","name":"x","password":"a good password"}`, nil)
-	entry := func(e AuditEntry) string {
+	entry := func(e audit.Entry) string {
 		if e.Client != "127.0.0.1" || e.At.IsZero() {
 			t.Errorf("%+v", e)
 		}
@@ -595,12 +600,12 @@ func TestAudit(t *testing.T) {
 		"root organization.create organizations/team true",
 		"bob sign-in bob true",
 		"bob organization.delete organizations/team false",
-		"bob token.create users/bob/tokens/laptop true",
+		"bob token.create users/bob/tokens/3 true",
 	}
 	a := w.want(200, root, "GET", "audit/export", "", nil)
 	d := json.NewDecoder(strings.NewReader(string(a.body)))
 	for _, line := range want {
-		var e AuditEntry
+		var e audit.Entry
 		if err := d.Decode(&e); err != nil || entry(e) != line {
 			t.Errorf("%s, expected %s: %v", entry(e), line, err)
 		}
@@ -610,7 +615,7 @@ func TestAudit(t *testing.T) {
 	}
 	var got []string
 	for after := ""; ; {
-		var p Page[AuditEntry]
+		var p Page[audit.Entry]
 		w.want(200, root, "GET", "audit?n=1&after="+after, "", &p)
 		for _, e := range p.Items {
 			got = append([]string{entry(e)}, got...)
@@ -626,7 +631,7 @@ func TestAudit(t *testing.T) {
 		"actor=bob": 3, "allowed=false": 1, "action=organization.create": 1, "object=organizations/team": 2, "prefix=users/": 1,
 		"since=2020-01-01T00:00:00Z": 5, "until=2020-01-01T00:00:00Z": 0,
 	} {
-		var p Page[AuditEntry]
+		var p Page[audit.Entry]
 		if w.want(200, root, "GET", "audit?"+query, "", &p); len(p.Items) != n {
 			t.Errorf("%s: %d entries, expected %d", query, len(p.Items), n)
 		}

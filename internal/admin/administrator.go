@@ -1,15 +1,14 @@
 package admin
 
 import (
-	"context"
 	"errors"
 
 	"github.com/berthregistry/berth/internal/meta"
 )
 
 // change changes an account, unless it is the last administrator and would not be one any more.
-func (h *Handler) change(ctx context.Context, name string, apply func(*meta.Account)) (after *meta.Account, err error) {
-	err = h.opts.DB.ManageAccount(ctx, name, func(a *meta.Account) error {
+func (h *Handler) change(c *call, name string, apply func(*meta.Account)) (after *meta.Account, err error) {
+	err = h.changes(c).ManageAccount(c.Context(), name, func(a *meta.Account) error {
 		apply(a)
 		after = a
 		return nil

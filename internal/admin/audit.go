@@ -9,26 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berthregistry/berth/internal/audit"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 )
-
-// AuditEntry tells who did, or was not allowed to do, what.
-type AuditEntry struct {
-	At         time.Time `json:"at"`
-	ID         int64     `json:"id"`
-	Actor      string    `json:"actor"`                // the account, or the address of who did not sign in
-	Credential string    `json:"credential,omitempty"` // the name of what the account signed in with, if it is not the password
-	Client     string    `json:"client,omitempty"`
-	Action     string    `json:"action"`
-	Object     string    `json:"object"`
-	Detail     string    `json:"detail,omitempty"`
-	Allowed    bool      `json:"allowed"`
-}
-
-func entryOf(e *meta.AuditEntry) AuditEntry {
-	return AuditEntry{e.At.UTC(), e.ID, e.Actor, e.Credential, e.Client, e.Action, e.Object, e.Detail, e.Allowed}
-}
 
 // localActor is who uses the command line on the data itself.
 const localActor = "local"
@@ -39,40 +23,50 @@ const (
 	maxDetail = 4 << 10
 )
 
-// record stores that something was changed, or that somebody wanted to and has no right to it. What failed otherwise has changed nothing. That an entry
-// cannot be stored does not undo the change: the log of the server has it then.
-func (h *Handler) record(c *call, action string, failure error) {
-	e := meta.AuditEntry{Action: action, Object: c.object(), Allowed: failure == nil, AccountID: c.identity.Account}
-	switch wrong, _ := errors.AsType[*oci.Error](failure); {
-	case failure == nil:
-	case wrong == nil || wrong.Code != oci.CodeDenied || !c.identity.SignedIn(): // nobody shall fill the log who needs no account for it
-		return
-	default:
-		e.Detail = wrong.Message
-	}
-	if c.detail != nil && failure == nil {
-		b, err := json.Marshal(c.detail)
-		if err != nil || string(b) == "{}" {
-			b = nil
+// changes returns the database for the change that a request makes. The entry of the audit log is written with it, so neither is there without
+// the other.
+func (h *Handler) changes(c *call) *meta.DB {
+	return h.opts.DB.WithAudit(func() meta.AuditEntry {
+		e := h.entry(c)
+		e.Allowed = true
+		if c.detail != nil {
+			b, err := json.Marshal(c.detail)
+			if err != nil || string(b) == "{}" {
+				b = nil
+			}
+			e.Detail = shorten(string(b), maxDetail)
 		}
-		e.Detail = string(b[:min(len(b), maxDetail)])
+		return e
+	})
+}
+
+// noteDenied stores that somebody wanted to change something and has no right to it. What failed otherwise has changed nothing.
+func (h *Handler) noteDenied(c *call, failure error) {
+	wrong, ok := errors.AsType[*oci.Error](failure)
+	if !ok || wrong.Code != oci.CodeDenied || !c.identity.SignedIn() { // nobody shall fill the log who needs no account for it
+		return
 	}
+	e := h.entry(c)
+	e.Detail = wrong.Message
+	if err := h.opts.DB.AddAudit(context.WithoutCancel(c.Context()), []meta.AuditEntry{e}); err != nil {
+		h.opts.Log.Error("an entry of the audit log could not be stored", "actor", e.Actor, "action", e.Action, "object", e.Object, "error", err)
+	}
+}
+
+// entry returns what the entries of a request have in common.
+func (h *Handler) entry(c *call) meta.AuditEntry {
+	e := meta.AuditEntry{Action: c.action, Object: c.object(), AccountID: c.identity.Account, Actor: c.identity.Actor(), Credential: c.credential}
 	e.At = h.opts.Now()
-	e.Actor = c.identity.Actor()
-	ctx := context.WithoutCancel(c.Context())
 	switch {
 	case c.local:
 		e.Actor = localActor
 	case c.identity.SignedIn():
 		e.Client = c.identity.Client.String()
-		e.Credential = h.credentialName(ctx, c)
 	default: // the first administrator is being made
 		e.Client = h.opts.Client(c.Request).String()
 		e.Actor = "anonymous@" + e.Client
 	}
-	if err := h.opts.DB.AddAudit(ctx, []meta.AuditEntry{e}); err != nil {
-		h.opts.Log.Error("an entry of the audit log could not be stored", "actor", e.Actor, "action", e.Action, "object", e.Object, "allowed", e.Allowed, "error", err)
-	}
+	return e
 }
 
 // object is the path of what a request is about.
@@ -81,22 +75,21 @@ func (c *call) object() string {
 	if own, ok := strings.CutPrefix(object, "account"); ok {
 		object = "users/" + c.identity.Name + own
 	}
-	if c.made != "" {
+	switch {
+	case c.madeID != nil:
+		object += "/" + strconv.FormatInt(*c.madeID, 10)
+	case c.made != "":
 		object += "/" + clip(c.made)
 	}
-	return object[:min(len(object), maxObject)]
+	return shorten(object, maxObject)
 }
 
-// credentialName returns the name of what the caller has signed in with.
-func (h *Handler) credentialName(ctx context.Context, c *call) string {
-	if c.identity.Credential == 0 {
-		return ""
+// shorten cuts a text after so many bytes at most, between letters.
+func shorten(s string, most int) string {
+	if len(s) <= most {
+		return s
 	}
-	facts, err := h.opts.DB.Facts(ctx, c.identity.Account, c.identity.Credential, "")
-	if err != nil || facts.Credential == nil {
-		return strconv.FormatInt(c.identity.Credential, 10)
-	}
-	return facts.Credential.Name
+	return strings.ToValidUTF8(s[:most], "")
 }
 
 // auditFilter reads what entries a request asks for.
@@ -142,9 +135,9 @@ func (h *Handler) listAudit(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := Page[AuditEntry]{Items: make([]AuditEntry, len(entries))}
+	p := Page[audit.Entry]{Items: make([]audit.Entry, len(entries))}
 	for i := range entries {
-		p.Items[i] = entryOf(&entries[i])
+		p.Items[i] = audit.EntryOf(&entries[i])
 	}
 	if next != nil {
 		p.Next = fmt.Sprintf("%d-%d", next.At.UnixMilli(), next.ID)
@@ -166,7 +159,7 @@ func (h *Handler) exportAudit(c *call) (any, error) {
 				return err
 			}
 			for i := range entries {
-				if err := to.Encode(entryOf(&entries[i])); err != nil {
+				if err := to.Encode(audit.EntryOf(&entries[i])); err != nil {
 					return err
 				}
 			}

@@ -57,9 +57,13 @@ func known(err error) error {
 type call struct {
 	*http.Request
 	caller
-	// For the audit log: the name of what is made, and what is said about it or changed, without secrets.
-	made   string
-	detail any
+	action string // of the route
+	// For the audit log: what the caller has signed in with, the name of what is made or its ID once there is one, and what is said about it or
+	// changed, without secrets.
+	credential string
+	made       string
+	madeID     *int64
+	detail     any
 }
 
 const maxBody = 64 << 10 // bytes

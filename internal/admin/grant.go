@@ -142,12 +142,11 @@ func (h *Handler) addGrant(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.detail = n
+	c.detail, c.madeID = n, &g.ID
 	g.Created = h.opts.Now()
-	if err := h.opts.DB.AddGrant(c.Context(), g); err != nil {
+	if err := h.changes(c).AddGrant(c.Context(), g); err != nil {
 		return nil, err
 	}
-	c.made = strconv.FormatInt(g.ID, 10)
 	return created{grantOf(g)}, nil
 }
 
@@ -156,7 +155,7 @@ func (h *Handler) removeGrant(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = h.opts.DB.DeleteGrant(c.Context(), c.PathValue("organization"), id); errors.Is(err, meta.ErrNotFound) {
+	if err = h.changes(c).DeleteGrant(c.Context(), c.PathValue("organization"), id); errors.Is(err, meta.ErrNotFound) {
 		err = errNotFound("no grant %d here", id)
 	}
 	return nil, err

@@ -62,7 +62,7 @@ func (h *Handler) createOrganization(c *call) (any, error) {
 	if err := n.apply(o); err != nil {
 		return nil, err
 	}
-	if err := h.opts.DB.CreateOrganization(c.Context(), o); err != nil {
+	if err := h.changes(c).CreateOrganization(c.Context(), o); err != nil {
 		return nil, err
 	}
 	return created{organizationOf(o)}, nil
@@ -93,7 +93,7 @@ func (h *Handler) changeOrganization(c *call) (any, error) {
 	}
 	c.detail = ch
 	var after *meta.Organization
-	if err := h.opts.DB.ChangeOrganization(c.Context(), c.PathValue("organization"), func(o *meta.Organization) error {
+	if err := h.changes(c).ChangeOrganization(c.Context(), c.PathValue("organization"), func(o *meta.Organization) error {
 		after = o
 		return ch.apply(o)
 	}); err != nil {
@@ -107,5 +107,5 @@ func (h *Handler) deleteOrganization(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, h.opts.DB.DeleteOrganization(c.Context(), o.Name)
+	return nil, h.changes(c).DeleteOrganization(c.Context(), o.Name)
 }

@@ -75,7 +75,7 @@ func (h *Handler) setRepository(c *call) (any, error) {
 	default:
 		return nil, errInvalid("visibility is public, private or inherit, not %q", clip(string(ch.Visibility)))
 	}
-	return nil, h.opts.DB.SetRepositoryPublic(c.Context(), r, public)
+	return nil, h.changes(c).SetRepositoryPublic(c.Context(), r, public)
 }
 
 // Explanation is why somebody may do something, or not.

@@ -77,7 +77,7 @@ func (h *Handler) createRobot(c *call) (any, error) {
 	a := &meta.Account{Organization: c.PathValue("organization"), Source: meta.LocalAccounts, Created: h.opts.Now()}
 	a.Name, a.Robot = robotName(a.Organization, n.Name), true
 	apply(a)
-	if err := h.opts.DB.CreateAccount(c.Context(), a); err != nil {
+	if err := h.changes(c).CreateAccount(c.Context(), a); err != nil {
 		return nil, err
 	}
 	return created{robotOf(a)}, nil
@@ -120,7 +120,7 @@ func (h *Handler) changeRobot(c *call) (any, error) {
 		return nil, err
 	}
 	var after *meta.Account
-	if err := h.opts.DB.ChangeAccount(c.Context(), a.Name, func(a *meta.Account) error {
+	if err := h.changes(c).ChangeAccount(c.Context(), a.Name, func(a *meta.Account) error {
 		apply(a)
 		after = a
 		return nil
@@ -135,7 +135,7 @@ func (h *Handler) deleteRobot(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, h.opts.DB.DeleteAccount(c.Context(), a.Name)
+	return nil, h.changes(c).DeleteAccount(c.Context(), a.Name)
 }
 
 func (h *Handler) listSecrets(c *call) (any, error) {
@@ -160,7 +160,7 @@ func (h *Handler) createSecret(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.addCredential(c, a, secret)
+	return h.addCredential(c, a, secret, nil)
 }
 
 // Rotation is how a robot's secrets are replaced by a new one.
@@ -195,20 +195,12 @@ func (h *Handler) rotateSecrets(c *call) (any, error) {
 		newest := old[len(old)-1]
 		next.Name, next.Actions, next.Repositories, next.Networks = newest.Name, newest.Actions, newest.Repositories, newest.Networks
 	}
-	answer, err := h.addCredential(c, a, next)
-	if err != nil {
-		return nil, err
-	}
 	overlap := usualOverlap
 	if r.Overlap != nil {
 		overlap = r.Overlap.Duration
 	}
-	for _, one := range old {
-		if err := h.opts.DB.ExpireCredential(c.Context(), a.ID, one.ID, now.Add(overlap)); err != nil && !errors.Is(err, meta.ErrNotFound) {
-			return nil, err
-		}
-	}
-	return answer, nil
+	expire := now.Add(overlap)
+	return h.addCredential(c, a, next, &expire)
 }
 
 func (h *Handler) revokeSecret(c *call) (any, error) {

@@ -184,7 +184,7 @@ func cast(w *world) (callers map[string]who, replace *strings.Replacer) {
 	callers[robot] = w.token(ci, nil)
 	w.grant("team", ci.Name, access.Reader)
 
-	victim := w.user("victim", nil)
+	victim := w.user("victim", func(a *meta.Account) { a.Password = "a hash" })
 	w.token(victim, nil)
 	backup, deploy := w.robot("", "backup"), w.robot("team", "deploy")
 	w.token(backup, nil)

@@ -51,7 +51,7 @@ func (h *Handler) OfferSetup(ctx context.Context) (token string, err error) {
 	if token == "" || !now.Before(until) {
 		token = rand.Text()
 	}
-	if err := h.opts.DB.SetSetting(ctx, setupSetting, fmt.Appendf(nil, "%s %d", token, now.Add(setupFor).UnixMilli())); err != nil {
+	if err := h.opts.DB.SetSetting(ctx, setupSetting, setupOffer(token, now.Add(setupFor))); err != nil {
 		return "", err
 	}
 	token, _, err = h.setupToken(ctx) // another node may have come later
@@ -92,16 +92,14 @@ func (h *Handler) setup(c *call) (any, error) {
 		return nil, err
 	}
 	c.made = n.Name
-	return h.firstAdministrator(c.Context(), n)
+	return h.firstAdministrator(c, n)
 }
 
 var errSetup = oci.Errorf(oci.CodeDenied, "the one-time secret is wrong, too old, or was used: "+
 	"the log of the server has it while there is no administrator, and a restart makes it valid for another day")
 
-func (h *Handler) firstAdministrator(ctx context.Context, n NewSetup) (any, error) {
-	h.first.Lock()
-	defer h.first.Unlock()
-	token, until, err := h.setupToken(ctx)
+func (h *Handler) firstAdministrator(c *call, n NewSetup) (any, error) {
+	token, until, err := h.setupToken(c.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -109,18 +107,27 @@ func (h *Handler) firstAdministrator(ctx context.Context, n NewSetup) (any, erro
 	if token == "" || !same || !h.opts.Now().Before(until) {
 		return nil, errSetup
 	}
-	if over, err := h.setupIsOver(ctx); err != nil || over {
+	if over, err := h.setupIsOver(c.Context()); err != nil || over {
 		return nil, errors.Join(err, errSetup)
 	}
 	if n.Password == "" {
 		return nil, errInvalid("the first administrator needs a password")
 	}
 	yes := true
-	answer, err := h.addUser(ctx, &NewUser{Name: n.Name, Password: n.Password, AccountChange: AccountChange{Admin: &yes}})
-	if err != nil {
-		return nil, err
+	answer, err := h.addUser(c, &NewUser{Name: n.Name, Password: n.Password, AccountChange: AccountChange{Admin: &yes}},
+		func(ctx context.Context, a *meta.Account) error {
+			// The secret is used up with it, so that of several nodes one makes an administrator.
+			return h.changes(c).CreateAccountFor(ctx, a, setupSetting, setupOffer(token, until), []byte(setupDone))
+		})
+	if errors.Is(err, meta.ErrNotFound) {
+		err = errSetup
 	}
-	return answer, h.opts.DB.SetSetting(ctx, setupSetting, []byte(setupDone))
+	return answer, err
+}
+
+// setupOffer is what the setting is while the first administrator can be made.
+func setupOffer(token string, until time.Time) []byte {
+	return fmt.Appendf(nil, "%s %d", token, until.UnixMilli())
 }
 
 // setupPage is all that a browser needs.

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berthregistry/berth/internal/audit"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/test/service"
 )
@@ -45,7 +46,7 @@ func TestSetup(t *testing.T) {
 		t.Errorf("there is an administrator, and another one could be made with %q", again)
 	}
 	w.setUp(403, setupDone)
-	var p Page[AuditEntry]
+	var p Page[audit.Entry]
 	if w.want(200, who{"root", password}, "GET", "audit?action=setup", "", &p); len(p.Items) != 1 || p.Items[0].Object != "setup/root" || p.Items[0].Actor != "anonymous@127.0.0.1" {
 		t.Errorf("the audit log has %+v", p.Items)
 	}

@@ -58,7 +58,7 @@ func (h *Handler) createTeam(c *call) (any, error) {
 	}
 	c.made = n.Name
 	t := &meta.Team{Organization: c.PathValue("organization"), Name: n.Name, Created: h.opts.Now()}
-	if err := h.opts.DB.CreateTeam(c.Context(), t); err != nil {
+	if err := h.changes(c).CreateTeam(c.Context(), t); err != nil {
 		return nil, err
 	}
 	return created{teamOf(t)}, nil
@@ -69,7 +69,7 @@ func (h *Handler) deleteTeam(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, h.opts.DB.DeleteTeam(c.Context(), c.PathValue("organization"), team)
+	return nil, h.changes(c).DeleteTeam(c.Context(), c.PathValue("organization"), team)
 }
 
 // team returns the name of the team that the path names, which exists.
@@ -99,11 +99,11 @@ func (h *Handler) listMembers(c *call) (any, error) {
 }
 
 func (h *Handler) addMember(c *call) (any, error) {
-	return nil, h.opts.DB.AddTeamMember(c.Context(), c.PathValue("organization"), c.PathValue("team"), c.PathValue("account"))
+	return nil, h.changes(c).AddTeamMember(c.Context(), c.PathValue("organization"), c.PathValue("team"), c.PathValue("account"))
 }
 
 func (h *Handler) removeMember(c *call) (any, error) {
-	err := h.opts.DB.RemoveTeamMember(c.Context(), c.PathValue("organization"), c.PathValue("team"), c.PathValue("account"))
+	err := h.changes(c).RemoveTeamMember(c.Context(), c.PathValue("organization"), c.PathValue("team"), c.PathValue("account"))
 	if errors.Is(err, meta.ErrNotFound) {
 		err = errNotFound("no member %q of the team", clip(c.PathValue("account")))
 	}
@@ -152,5 +152,5 @@ func (h *Handler) setGroups(c *call) (any, error) {
 		}
 	}
 	c.detail = n
-	return nil, h.opts.DB.SetTeamGroups(c.Context(), c.PathValue("organization"), c.PathValue("team"), source, n.Names)
+	return nil, h.changes(c).SetTeamGroups(c.Context(), c.PathValue("organization"), c.PathValue("team"), source, n.Names)
 }

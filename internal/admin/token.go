@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berthregistry/berth/internal/access"
+	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/meta"
 )
 
@@ -105,8 +106,8 @@ func afterID(s string) (int64, error) {
 	return id, nil
 }
 
-// addCredential gives an account a credential.
-func (h *Handler) addCredential(c *call, a *meta.Account, n *meta.Credential) (any, error) {
+// addCredential gives an account a credential. With expire, the others of the kind expire then.
+func (h *Handler) addCredential(c *call, a *meta.Account, n *meta.Credential, expire *time.Time) (any, error) {
 	all, err := h.secrets(c, a)
 	if err != nil {
 		return nil, err
@@ -120,7 +121,13 @@ func (h *Handler) addCredential(c *call, a *meta.Account, n *meta.Credential) (a
 	if same >= maxCredentials {
 		return nil, errConflict("%s has %d of them already: revoke what is not used any more", a.Name, same)
 	}
-	secret, err := h.opts.Auth.NewCredential(c.Context(), a.ID, n)
+	c.madeID = &n.ID
+	secret, hash := auth.NewSecret(n.Kind)
+	if expire == nil {
+		err = h.changes(c).AddCredential(c.Context(), a.ID, n, hash, 0)
+	} else {
+		err = h.changes(c).RotateCredential(c.Context(), a.ID, n, hash, *expire)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +148,7 @@ func (h *Handler) revoke(c *call, a *meta.Account) (any, error) {
 	}
 	err = meta.ErrNotFound
 	if slices.ContainsFunc(all, func(c *meta.Credential) bool { return c.ID == id }) {
-		err = h.opts.DB.DeleteCredential(c.Context(), a.ID, id)
+		err = h.changes(c).DeleteCredential(c.Context(), a.ID, id)
 	}
 	if errors.Is(err, meta.ErrNotFound) {
 		err = errNotFound("no credential %d of %s", id, a.Name)
@@ -166,12 +173,12 @@ func (h *Handler) createToken(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.made, c.detail = n.Name, n
+	c.detail = n
 	token, err := n.credential(meta.TokenCredential, h.opts.Now())
 	if err != nil {
 		return nil, err
 	}
-	return h.addCredential(c, a, token)
+	return h.addCredential(c, a, token, nil)
 }
 
 func (h *Handler) revokeToken(c *call) (any, error) {

@@ -79,10 +79,10 @@ func (h *Handler) addTrust(c *call) (any, error) {
 		return nil, errConflict("%s has %d trust rules already: remove what is not used any more", a.Name, len(there))
 	}
 	r := &meta.TrustRule{Account: a.Name, Issuer: rule.Issuer, Rule: string(text), Created: h.opts.Now()}
-	if err := h.opts.DB.AddTrustRule(c.Context(), r); err != nil {
+	c.madeID = &r.ID
+	if err := h.changes(c).AddTrustRule(c.Context(), r); err != nil {
 		return nil, err
 	}
-	c.made = strconv.FormatInt(r.ID, 10)
 	return created{trustOf(r)}, nil
 }
 
@@ -95,7 +95,7 @@ func (h *Handler) removeTrust(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = h.opts.DB.DeleteTrustRule(c.Context(), a.Name, id); errors.Is(err, meta.ErrNotFound) {
+	if err = h.changes(c).DeleteTrustRule(c.Context(), a.Name, id); errors.Is(err, meta.ErrNotFound) {
 		err = errNotFound("no trust rule %d of %s", id, a.Name)
 	}
 	return nil, err

@@ -94,10 +94,11 @@ func (h *Handler) createUser(c *call) (any, error) {
 		return nil, err
 	}
 	c.made, c.detail = u.Name, u.AccountChange
-	return h.addUser(c.Context(), &u)
+	return h.addUser(c, &u, h.changes(c).CreateAccount)
 }
 
-func (h *Handler) addUser(ctx context.Context, u *NewUser) (any, error) {
+// addUser makes a user, by create.
+func (h *Handler) addUser(c *call, u *NewUser, create func(context.Context, *meta.Account) error) (any, error) {
 	if err := checkUser(u.Name); err != nil {
 		return nil, err
 	}
@@ -109,11 +110,11 @@ func (h *Handler) addUser(ctx context.Context, u *NewUser) (any, error) {
 	a.Name = u.Name
 	apply(a)
 	if u.Password != "" {
-		if a.Password, err = h.hash(ctx, u.Password); err != nil {
+		if a.Password, err = h.hash(c.Context(), u.Password); err != nil {
 			return nil, err
 		}
 	}
-	if err := h.opts.DB.CreateAccount(ctx, a); err != nil {
+	if err := create(c.Context(), a); err != nil {
 		return nil, err
 	}
 	return created{userOf(a)}, nil
@@ -168,7 +169,7 @@ func (h *Handler) changeUser(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a, err = h.change(c.Context(), a.Name, apply); err != nil {
+	if a, err = h.change(c, a.Name, apply); err != nil {
 		return nil, err
 	}
 	return userOf(a), nil
@@ -179,7 +180,7 @@ func (h *Handler) deleteUser(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, keeping(h.opts.DB.DeleteAccount(c.Context(), a.Name))
+	return nil, keeping(h.changes(c).DeleteAccount(c.Context(), a.Name))
 }
 
 // NewPassword is the password that a user gets.
@@ -208,7 +209,7 @@ func (h *Handler) givePassword(c *call, password string) error {
 	if err != nil {
 		return err
 	}
-	_, err = h.change(c.Context(), a.Name, func(a *meta.Account) { a.Password = hash })
+	_, err = h.change(c, a.Name, func(a *meta.Account) { a.Password = hash })
 	return err
 }
 
@@ -234,6 +235,6 @@ func (h *Handler) dropPassword(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = h.change(c.Context(), a.Name, func(a *meta.Account) { a.Password = "" })
+	_, err = h.change(c, a.Name, func(a *meta.Account) { a.Password = "" })
 	return nil, err
 }

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/berthregistry/berth/internal/meta"
@@ -28,9 +29,22 @@ func (a *Auth) note(ctx context.Context, e meta.AuditEntry) {
 	}
 }
 
-// noteSignIn notes that somebody has signed in.
+// noteSignIn notes that somebody has signed in, or why it was in vain: the account is disabled, or cannot be used from there, or the like.
 func (a *Auth) noteSignIn(ctx context.Context, id *Identity, how string, client netip.Addr) {
-	a.note(ctx, meta.AuditEntry{AccountID: id.Account, Actor: id.Name, Credential: how, Client: client.String(), Action: signInAction, Object: id.Name, Allowed: true})
+	e := meta.AuditEntry{AccountID: id.Account, Actor: id.Name, Credential: how, Client: client.String(), Action: signInAction, Object: id.Name, Allowed: true}
+	if facts, err := a.db.Facts(ctx, id.Account, id.Credential, ""); err == nil {
+		if d, ok := facts.Known(client, a.opts.Now()); !ok {
+			e.Allowed, e.Detail = false, d.Rule()
+		}
+	}
+	a.note(ctx, e)
+}
+
+// changes returns the database for a change of an account that its source has brought about. The entry of the audit log is written with it.
+func (a *Auth) changes(source, action, name, detail string) *meta.DB {
+	return a.db.WithAudit(func() meta.AuditEntry {
+		return meta.AuditEntry{AuditPlace: meta.AuditPlace{At: a.opts.Now()}, Actor: source, Action: action, Object: "users/" + name, Detail: detail, Allowed: true}
+	})
 }
 
 // noteFailure notes that somebody could not sign in.
@@ -43,7 +57,19 @@ func (a *Auth) noteRefused(ctx context.Context, name, how string, client netip.A
 	a.note(ctx, meta.AuditEntry{Actor: "anonymous@" + client.String(), Credential: how, Client: client.String(), Action: signInAction, Object: clip(name), Detail: why})
 }
 
+// CredentialLabel is what the audit log calls the credential that somebody has signed in with; empty for a password.
+func (a *Auth) CredentialLabel(ctx context.Context, id *Identity) string {
+	if id.Credential == 0 {
+		return ""
+	}
+	facts, err := a.db.Facts(ctx, id.Account, id.Credential, "")
+	if err != nil || facts.Credential == nil {
+		return strconv.FormatInt(id.Credential, 10)
+	}
+	return facts.Credential.Label()
+}
+
 // NoteDenied notes what somebody was not allowed to do to a repository.
 func (a *Auth) NoteDenied(ctx context.Context, id *Identity, repository, why string) {
-	a.note(ctx, meta.AuditEntry{AccountID: id.Account, Actor: id.Actor(), Client: id.Client.String(), Action: deniedAction, Object: repository, Detail: why})
+	a.note(ctx, meta.AuditEntry{AccountID: id.Account, Actor: id.Actor(), Credential: a.CredentialLabel(ctx, id), Client: id.Client.String(), Action: deniedAction, Object: repository, Detail: why})
 }

@@ -39,6 +39,8 @@ type Options struct {
 	KeyLifetime time.Duration
 	// KeepAudit is how long entries of the audit log are kept; 0 for ever.
 	KeepAudit time.Duration
+	// ForwardAudit are the receivers that entries of the audit log must have arrived at before they are deleted; see meta.DB.AuditForwarded.
+	ForwardAudit []string
 	// Sources keep accounts elsewhere, and are asked in this order about names that are not known here.
 	Sources []Source
 	// SignInLifetime is for how long somebody whom a source knows counts as known after they have signed in there, by the name of

@@ -95,6 +95,14 @@ func (a *Auth) PersonToken(ctx context.Context, id *Identity, issuer, name strin
 	c := &meta.Credential{Kind: meta.SignInCredential, Created: a.opts.Now()}
 	c.Name, c.Actions = name, access.All
 	c.Expires = c.Created.Add(a.signInLifetime(PeopleSource(issuer)))
-	secret, hash := newSecret(c.Kind)
-	return secret, c.Expires, a.db.AddCredential(ctx, id.Account, c, hash, maxPersonTokens)
+	secret, hash := NewSecret(c.Kind)
+	return secret, c.Expires, a.tokenChanges(id, "token.create", c).AddCredential(ctx, id.Account, c, hash, maxPersonTokens)
+}
+
+// tokenChanges returns the database for a change of a token of somebody who has signed in. The entry of the audit log is written with it.
+func (a *Auth) tokenChanges(id *Identity, action string, c *meta.Credential) *meta.DB {
+	return a.db.WithAudit(func() meta.AuditEntry {
+		return meta.AuditEntry{AuditPlace: meta.AuditPlace{At: a.opts.Now()}, AccountID: id.Account, Actor: id.Name, Client: id.Client.String(), Action: action,
+			Object: fmt.Sprintf("users/%s/tokens/%d", id.Name, c.ID), Detail: c.Name, Allowed: true}
+	})
 }

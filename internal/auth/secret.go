@@ -27,8 +27,8 @@ const (
 	secretLength = len("berth_pat_") + 39
 )
 
-// newSecret makes a secret and returns it with its hash.
-func newSecret(kind meta.CredentialKind) (secret string, hash []byte) {
+// NewSecret makes the secret of a credential and returns it with its hash, which is all that is stored of it.
+func NewSecret(kind meta.CredentialKind) (secret string, hash []byte) {
 	prefix := secretPrefixes[kind]
 	b := make([]byte, secretRandom, secretRandom+4)
 	rand.Read(b)

@@ -180,7 +180,7 @@ func (a *Auth) bySecret(ctx context.Context, name, secret string, kind meta.Cred
 		}
 	}
 	if now.Sub(c.Used) > usedEntryEvery || c.UsedFrom != client.String() {
-		a.noteSignIn(ctx, &id, string(c.Kind)+" "+c.Name, client)
+		a.noteSignIn(ctx, &id, string(c.Kind)+" "+c.Label(), client)
 	}
 	return id, nil
 }
@@ -225,7 +225,7 @@ func (a *Auth) Refresh(ctx context.Context, id *Identity, secret, clientID strin
 	}
 	c := &meta.Credential{Kind: meta.RefreshCredential, Created: a.opts.Now()}
 	c.Name, c.Actions, c.Expires = clip(clientID), access.All, c.Created.Add(refreshLifetime)
-	refresh, hash := newSecret(c.Kind)
+	refresh, hash := NewSecret(c.Kind)
 	return refresh, a.db.AddCredential(ctx, id.Account, c, hash, maxRefresh)
 }
 
@@ -236,9 +236,3 @@ const (
 	refreshLifetime = 90 * 24 * time.Hour
 	maxRefresh      = 50 // of an account; the oldest go
 )
-
-// NewCredential gives an account a token or secret, which is returned and never shown again.
-func (a *Auth) NewCredential(ctx context.Context, account int64, c *meta.Credential) (string, error) {
-	secret, hash := newSecret(c.Kind)
-	return secret, a.db.AddCredential(ctx, account, c, hash, 0)
-}

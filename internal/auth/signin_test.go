@@ -89,7 +89,7 @@ func TestCheckPassword(t *testing.T) {
 
 func TestSecret(t *testing.T) {
 	for kind := range secretPrefixes {
-		s, hash := newSecret(kind)
+		s, hash := NewSecret(kind)
 		if got, ok := secretKind(s); !ok || got != kind || len(hash) != 32 {
 			t.Errorf("%s: %s, %t", s, got, ok)
 		}

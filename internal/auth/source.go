@@ -134,7 +134,7 @@ func (a *Auth) signedIn(ctx context.Context, source string, p *Person, now time.
 			return Identity{}, &NameTakenError{p.Name}
 		}
 		account = &meta.Account{Account: access.Account{Name: p.Name}, Source: source, Subject: p.Subject, DisplayName: p.DisplayName, Mail: p.Mail, Created: now}
-		if err = a.db.CreateAccount(ctx, account); errors.Is(err, meta.ErrExists) {
+		if err = a.changes(source, "user.create", p.Name, "").CreateAccount(ctx, account); errors.Is(err, meta.ErrExists) {
 			if account, err = a.db.AccountOf(ctx, source, p.Subject); errors.Is(err, meta.ErrNotFound) { // else another request was first
 				a.opts.Log.Warn("the name of somebody who signs in belongs to another account", "name", p.Name, "source", source)
 				return Identity{}, &NameTakenError{p.Name}
@@ -160,8 +160,16 @@ func (a *Auth) follow(ctx context.Context, account *meta.Account, p *Person) err
 	}
 	return a.db.ChangeAccount(ctx, account.Name, func(c *meta.Account) error {
 		c.DisplayName, c.Mail = p.DisplayName, p.Mail
-		return nil
+		return same(c, account)
 	})
+}
+
+// same refuses to change an account that has only the name of one that is gone.
+func same(c, account *meta.Account) error {
+	if c.ID != account.ID {
+		return meta.ErrNotFound
+	}
+	return nil
 }
 
 // Sync is a periodic job: it asks the sources about their accounts. Who is not there any more is disabled here, so that tokens
@@ -191,18 +199,20 @@ func (a *Auth) Sync(ctx context.Context) (string, error) {
 			case errors.Is(err, errors.ErrUnsupported):
 				delete(sources, account.Source) // nobody may look there
 			case errors.Is(err, meta.ErrNotFound):
-				disabled++
-				a.opts.Log.Warn("an account is disabled: its source has it no more", "account", account.Name, "source", account.Source)
-				err = a.db.ChangeAccount(ctx, account.Name, func(c *meta.Account) error {
+				if err = a.changes(account.Source, "user.change", account.Name, `{"disabled":true}`).ChangeAccount(ctx, account.Name, func(c *meta.Account) error {
 					c.Disabled = true
-					return nil
-				})
+					return same(c, account)
+				}); err == nil {
+					disabled++
+					a.opts.Log.Warn("an account is disabled: its source has it no more", "account", account.Name, "source", account.Source)
+				}
 			case err == nil:
 				if err = a.follow(ctx, account, p); err == nil && p.Groups != nil {
 					err = a.db.SetGroups(ctx, account.ID, account.Source, p.Groups)
 				}
 			}
-			if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			// Who was deleted here meanwhile needs nothing any more.
+			if err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, meta.ErrNotFound) {
 				if failed == nil { // one says enough
 					failed = fmt.Errorf("account %s: %w", account.Name, err)
 				}

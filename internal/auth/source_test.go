@@ -356,6 +356,68 @@ func TestForget(t *testing.T) {
 	}
 }
 
+// What has not been forwarded yet is not deleted, and that is said.
+func TestForgetForwarded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.a.opts.KeepAudit, w.a.opts.ForwardAudit = time.Hour, []string{"syslog", "file"}
+	w.user("alice")
+	for range 3 {
+		w.mustSignIn("alice", password)
+		w.pass(2 * verifiedFor)
+	}
+	w.pass(2 * time.Hour)
+	for _, step := range []struct {
+		receiver string
+		arrived  int64
+		want     string
+	}{
+		{"syslog", 2, "0 entries of the audit log; older ones are kept, because they have not been forwarded"},
+		{"file", 1, "1 entries of the audit log; older ones are kept, because they have not been forwarded"},
+		{"file", 3, "1 entries of the audit log; older ones are kept, because they have not been forwarded"},
+		{"syslog", 3, "1 entries of the audit log"},
+	} {
+		if err := w.db.SetAuditForwarded(t.Context(), step.receiver, step.arrived); err != nil {
+			t.Fatal(err)
+		}
+		if result, err := w.a.Forget(t.Context()); err != nil || result != "0 failed sign-ins, 0 credentials, "+step.want {
+			t.Errorf("when %s has %d: %s, %v", step.receiver, step.arrived, result, err)
+		}
+	}
+}
+
+// Accounts that a source makes, and those that it has no more, are in the audit log.
+func TestSourcesAreNoted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := t.Context()
+	id, err := w.a.signedIn(ctx, "oidc:corp", &Person{Subject: "7", Name: "ann"}, w.now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id.Client = here
+	for range maxPersonTokens + 1 {
+		if _, _, err := w.a.PersonToken(ctx, &id, "corp", "laptop"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	entries, _, err := w.db.AuditAfter(ctx, meta.AuditFilter{}, meta.AuditPlace{}, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		got = append(got, fmt.Sprintf("%s %s %s %s", e.Actor, e.Action, e.Object, e.Detail))
+	}
+	want := []string{"oidc:corp user.create users/ann "}
+	for i := range maxPersonTokens + 1 {
+		want = append(want, fmt.Sprintf("ann token.create users/ann/tokens/%d laptop", i+1))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
 // Sign-ins are in the audit log, also those that fail, and no secret is.
 func TestSignInsAreNoted(t *testing.T) {
 	t.Parallel()
@@ -373,6 +435,14 @@ func TestSignInsAreNoted(t *testing.T) {
 		}
 	}
 	w.a.NoteDenied(t.Context(), &Identity{Account: alice, Name: "alice", Client: here}, "team/app", "because")
+	w.a.NoteDenied(t.Context(), &Identity{Account: alice, Credential: 1, Name: "alice", Client: here}, "team/app", "because")
+	if err := w.db.ChangeAccount(t.Context(), "alice", func(a *meta.Account) error { a.Disabled = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(2 * verifiedFor)
+	if _, err := w.signIn("alice", password); !errors.Is(err, ErrCredentials) {
+		t.Errorf("a disabled account: %v", err)
+	}
 	entries, _, err := w.db.Audit(t.Context(), meta.AuditFilter{}, meta.AuditPlace{}, 100)
 	if err != nil {
 		t.Fatal(err)
@@ -388,10 +458,12 @@ func TestSignInsAreNoted(t *testing.T) {
 		}
 	}
 	want := []string{
+		"alice password sign-in alice the account is disabled false",
+		"alice 1 test denied team/app because false",
 		"alice  denied team/app because false",
 		"anonymous@192.0.2.7  sign-in nobody wrong name or password false",
 		"anonymous@192.0.2.7  sign-in alice wrong name or password false",
-		"alice token test sign-in alice  true",
+		"alice token 1 test sign-in alice  true",
 		"alice password sign-in alice  true",
 	}
 	if !slices.Equal(got, want) {

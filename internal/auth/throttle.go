@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 )
 
@@ -152,17 +154,41 @@ func (a *Auth) Forget(ctx context.Context) (string, error) {
 			break
 		}
 	}
-	for a.opts.KeepAudit > 0 {
-		n, err := a.db.DeleteAudit(ctx, a.opts.Now().Add(-a.opts.KeepAudit), batch)
-		entries += n
-		if err != nil {
+	note := ""
+	if a.opts.KeepAudit > 0 {
+		var err error
+		if entries, note, err = a.forgetAudit(ctx, a.opts.Now().Add(-a.opts.KeepAudit), batch); err != nil {
 			return "", err
 		}
-		if n < batch {
-			break
+	}
+	return fmt.Sprintf("%d failed sign-ins, %d credentials, %d entries of the audit log%s", failures, credentials, entries, note), nil
+}
+
+// forgetAudit deletes entries of the audit log that were made before a time, those aside that a receiver has not got yet: it says so.
+func (a *Auth) forgetAudit(ctx context.Context, before time.Time, batch int) (deleted int, note string, err error) {
+	upTo := int64(math.MaxInt64)
+	for _, receiver := range a.opts.ForwardAudit {
+		arrived, err := a.db.AuditForwarded(ctx, receiver)
+		if err != nil {
+			return 0, "", err
+		}
+		upTo = min(upTo, arrived)
+		switch oldest, err := a.db.OldestAudit(ctx, arrived); {
+		case errors.Is(err, meta.ErrNotFound):
+		case err != nil:
+			return 0, "", err
+		case oldest.Before(before):
+			note = "; older ones are kept, because they have not been forwarded"
+			a.opts.Log.Warn("entries of the audit log that should be deleted are kept, because they have not been forwarded", "receiver", receiver, "oldest", oldest)
 		}
 	}
-	return fmt.Sprintf("%d failed sign-ins, %d credentials, %d entries of the audit log", failures, credentials, entries), nil
+	for {
+		n, err := a.db.DeleteAudit(ctx, before, upTo, batch)
+		deleted += n
+		if err != nil || n < batch {
+			return deleted, note, err
+		}
+	}
 }
 
 const expiredShown = 30 * 24 * time.Hour

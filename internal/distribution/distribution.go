@@ -187,7 +187,7 @@ func (h *Handler) actor(req *request) registry.Actor {
 	}
 	a := registry.Actor{Name: req.identity.Actor(), Account: req.identity.Account, Client: client, Audit: true}
 	if req.facts != nil && req.facts.Credential != nil {
-		a.Credential = req.facts.Credential.Name
+		a.Credential = req.facts.Credential.Label()
 	}
 	return a
 }

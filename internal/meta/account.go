@@ -95,22 +95,35 @@ func number(b bool) int64 {
 // CreateAccount makes an account and sets its ID. ErrExists says that the name is taken, ErrNotFound that the
 // organization is not there.
 func (db *DB) CreateAccount(ctx context.Context, a *Account) error {
+	return db.update(ctx, func(t *tx) error { return t.createAccount(a) })
+}
+
+// CreateAccountFor is CreateAccount for whoever knows what a setting is at this moment, which becomes another value: of several at once, one makes an
+// account. ErrNotFound says that the setting is something else.
+func (db *DB) CreateAccountFor(ctx context.Context, a *Account, setting string, was, becomes []byte) error {
 	return db.update(ctx, func(t *tx) error {
-		organization, err := t.organizationOf(a.Organization)
-		if err != nil {
+		if err := t.one(`UPDATE setting SET value = $3 WHERE name = $1 AND value = $2`, setting, was, becomes); err != nil {
 			return err
 		}
-		err = t.queryRow(`INSERT INTO account (name, robot, organization_id, source, subject, display_name, mail, password, admin, disabled,
+		return t.createAccount(a)
+	})
+}
+
+func (t *tx) createAccount(a *Account) error {
+	organization, err := t.organizationOf(a.Organization)
+	if err != nil {
+		return err
+	}
+	err = t.queryRow(`INSERT INTO account (name, robot, organization_id, source, subject, display_name, mail, password, admin, disabled,
 				networks, expires_at, created_at, seen_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING RETURNING id`,
-			a.Name, number(a.Robot), organization, a.Source, nullText(asText(a.Subject)), asText(a.DisplayName), asText(a.Mail), nullText(a.Password),
-			number(a.Admin), number(a.Disabled), a.Networks.String(), nullTime(a.Expires), a.Created.UnixMilli(), nullTime(a.Seen)).Scan(&a.ID)
-		if errors.Is(err, ErrNotFound) {
-			return ErrExists
-		}
-		t.touchRights()
-		return err
-	})
+		a.Name, number(a.Robot), organization, a.Source, nullText(asText(a.Subject)), asText(a.DisplayName), asText(a.Mail), nullText(a.Password),
+		number(a.Admin), number(a.Disabled), a.Networks.String(), nullTime(a.Expires), a.Created.UnixMilli(), nullTime(a.Seen)).Scan(&a.ID)
+	if errors.Is(err, ErrNotFound) {
+		return ErrExists
+	}
+	t.touchRights()
+	return err
 }
 
 // organizationOf returns the ID of an organization, nil for an empty name, or ErrNotFound.

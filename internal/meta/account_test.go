@@ -3,6 +3,7 @@ package meta
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -128,14 +129,23 @@ func TestCredentials(t *testing.T) {
 	must(t, db.UsedCredential(ctx, c.ID, "10.0.0.2", at(4))) // came late
 	must(t, db.UsedCredential(ctx, 99, "", at(4)))
 	c.Used, c.UsedFrom = at(5), "10.0.0.1"
-	must(t, db.ExpireCredential(ctx, ann.ID, c.ID, at(50)))
-	must(t, db.ExpireCredential(ctx, ann.ID, c.ID, at(60)))
-	c.Expires = at(50)
-	if all, err := db.Credentials(ctx, ann.ID); err != nil || len(all) != 1 || !reflect.DeepEqual(all[0], c) {
+	var next []*Credential
+	for i, expire := range []time.Time{at(50), at(60)} {
+		n := &Credential{Kind: TokenCredential, Created: at(2)}
+		must(t, db.RotateCredential(ctx, ann.ID, n, []byte{9, byte(i)}, expire))
+		next = append(next, n)
+	}
+	other := newCredential(t, db, ann.ID, SecretCredential, "other", access.All)
+	c.Expires, next[0].Expires = at(50), at(60)
+	if all, err := db.Credentials(ctx, ann.ID); err != nil || len(all) != 4 || !reflect.DeepEqual(all[0], c) || !all[1].Expires.Equal(at(60)) ||
+		!all[2].Expires.IsZero() || !all[3].Expires.IsZero() {
 		t.Errorf("%+v, %v", all, err)
 	}
+	for _, c := range []*Credential{next[0], next[1], other} {
+		must(t, db.DeleteCredential(ctx, ann.ID, c.ID))
+	}
 	// Of another account it is not there.
-	wantErr(t, db.ExpireCredential(ctx, ann.ID-1, c.ID, at(50)), ErrNotFound)
+	wantErr(t, db.RotateCredential(ctx, 99, &Credential{}, []byte("x"), at(50)), ErrNotFound)
 	wantErr(t, db.DeleteCredential(ctx, ann.ID-1, c.ID), ErrNotFound)
 	wantErr(t, db.AddCredential(ctx, 99, &Credential{}, []byte("x"), 0), ErrNotFound)
 	var kept []int64
@@ -507,10 +517,10 @@ func TestAudit(t *testing.T) {
 			first = down
 		}
 	}
-	if n, err := db.DeleteAudit(ctx, at(10), 15); err != nil || n != 15 {
+	if n, err := db.DeleteAudit(ctx, at(10), math.MaxInt64, 15); err != nil || n != 15 {
 		t.Errorf("%d, %v", n, err)
 	}
-	if n, err := db.DeleteAudit(ctx, at(10), 15); err != nil || n != 5 || count(t, db, "audit") != 40 {
+	if n, err := db.DeleteAudit(ctx, at(10), math.MaxInt64, 15); err != nil || n != 5 || count(t, db, "audit") != 40 {
 		t.Errorf("%d, %v", n, err)
 	}
 }
@@ -536,6 +546,12 @@ func TestAuditOfChanges(t *testing.T) {
 	if plain := db.Stats().Statements - before; used != plain+1 {
 		t.Errorf("a push takes %d statements, with its entry %d", plain, used)
 	}
+	moved := document{seed: 4, blobs: digests(n)}.build(t, "team/app", at(1), "v1")
+	moved.Origin = o
+	put(t, db, moved)
+	n.Tags = []oci.Tag{"v1"}
+	put(t, db, n) // back again
+	n.Tags = append(n.Tags, "v2")
 	refused := errors.New("refused")
 	n.Allow = func(oci.Tag, oci.Digest) error { return refused }
 	_, err := db.PutManifest(ctx, n)
@@ -557,7 +573,9 @@ func TestAuditOfChanges(t *testing.T) {
 		got = append(got, fmt.Sprint(e.At.Unix()-at(0).Unix(), " ", e.Action, " ", e.Detail))
 	}
 	want := []string{
-		"1 push manifest " + n.Digest.String() + " as v1, v2", "2 delete tag v2 of manifest " + n.Digest.String(),
+		"1 push manifest " + n.Digest.String() + " as v1, v2",
+		"1 push manifest " + moved.Digest.String() + " as v1 in place of " + n.Digest.String(),
+		"1 push manifest " + n.Digest.String() + " as v1 in place of " + moved.Digest.String(), "2 delete tag v2 of manifest " + n.Digest.String(),
 		"3 delete manifest " + n.Digest.String(), "4 delete blob " + digestOf("spare").String(),
 	}
 	if !slices.Equal(got, want) {

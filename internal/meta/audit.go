@@ -45,6 +45,15 @@ func (db *DB) AddAudit(ctx context.Context, entries []AuditEntry) error {
 	})
 }
 
+// WithAudit returns the same database, but each change that is made by it has an entry, in its transaction: neither is there without the
+// other. What changes no row has none. entry is called at the end of the change, when IDs are known that it sets; it may be called more than once,
+// but not at the same time.
+func (db *DB) WithAudit(entry func() AuditEntry) *DB {
+	with := *db
+	with.entry = entry
+	return &with
+}
+
 func (t *tx) addAudit(entries []AuditEntry) error {
 	rows := make([][]any, len(entries))
 	for i, e := range entries {
@@ -76,6 +85,15 @@ func (t *tx) record(o Origin, r oci.Repository, detail string, now time.Time) er
 		AuditPlace: AuditPlace{At: now}, AccountID: o.AccountID, Actor: o.Actor, Credential: o.Credential, Client: o.Client,
 		Action: o.Method, Object: string(r), Detail: detail, Allowed: true,
 	}})
+}
+
+const auditColumns = `id, at, account_id, actor, credential, client, action, object, detail, allowed = 1`
+
+func scanAudit(scan func(...any) error) (e AuditEntry, err error) {
+	var at int64
+	err = scan(&e.ID, &at, &e.AccountID, &e.Actor, &e.Credential, &e.Client, &e.Action, &e.Object, &e.Detail, &e.Allowed)
+	e.At = time.UnixMilli(at)
+	return e, err
 }
 
 // AuditFilter says which entries are looked for: those that all fields match that are set.
@@ -150,13 +168,10 @@ func (db *DB) audit(ctx context.Context, f AuditFilter, low, high auditKey, dire
 	}
 	parameter := func(i int) string { return "$" + strconv.Itoa(len(args)+i) }
 	err = db.query(ctx, func(scan func(...any) error) error {
-		var e AuditEntry
-		var at int64
-		err := scan(&e.ID, &at, &e.AccountID, &e.Actor, &e.Credential, &e.Client, &e.Action, &e.Object, &e.Detail, &e.Allowed)
-		e.At = time.UnixMilli(at)
+		e, err := scanAudit(scan)
 		entries = append(entries, e)
 		return err
-	}, `SELECT id, at, account_id, actor, credential, client, action, object, detail, allowed = 1 FROM
+	}, `SELECT `+auditColumns+` FROM
 		(SELECT * FROM audit WHERE `+where+order+` LIMIT `+parameter(1)+`) AS page
 		WHERE (`+parameter(2)+` = '' OR actor = `+parameter(2)+`) AND (`+parameter(3)+` = '' OR action = `+parameter(3)+`)
 			AND substr(object, 1, length(`+parameter(4)+`)) = `+parameter(4)+` AND (`+parameter(5)+` = -1 OR allowed = `+parameter(5)+`)`+
@@ -178,10 +193,11 @@ func (db *DB) audit(ctx context.Context, f AuditFilter, low, high auditKey, dire
 	return entries, &last, err
 }
 
-// DeleteAudit deletes up to n entries of before a time, the oldest first, and returns how many it were.
-func (db *DB) DeleteAudit(ctx context.Context, before time.Time, n int) (deleted int, err error) {
+// DeleteAudit deletes up to n entries of before a time whose IDs are not above one, the oldest first, and returns how many it were.
+func (db *DB) DeleteAudit(ctx context.Context, before time.Time, upTo int64, n int) (deleted int, err error) {
 	err = db.update(ctx, func(t *tx) error {
-		changed, err := t.exec(`DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 ORDER BY at, id LIMIT $2)`, before.UnixMilli(), n)
+		changed, err := t.exec(`DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 AND id <= $2 ORDER BY at, id LIMIT $3)`,
+			before.UnixMilli(), upTo, n)
 		deleted = int(changed)
 		return err
 	})

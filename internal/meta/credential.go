@@ -52,21 +52,39 @@ func scanCredential(scan func(...any) error, more ...any) (*Credential, error) {
 // the newest of the kind. ErrNotFound says that the account is gone.
 func (db *DB) AddCredential(ctx context.Context, account int64, c *Credential, hash []byte, most int) error {
 	return db.update(ctx, func(t *tx) error {
-		t.touchRights()
-		var there int64
-		if err := t.queryRow(`SELECT id FROM account WHERE id = $1`+t.locking("FOR KEY SHARE"), account).Scan(&there); err != nil {
-			return err
-		}
-		if err := t.queryRow(`INSERT INTO credential (account_id, kind, name, hash, actions, repositories, networks, created_at, expires_at, used_from)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, '') RETURNING id`,
-			account, string(c.Kind), asText(c.Name), hash, int64(c.Actions), c.Repositories.String(), c.Networks.String(), c.Created.UnixMilli(),
-			nullTime(c.Expires)).Scan(&c.ID); err != nil || most <= 0 {
+		if err := t.addCredential(account, c, hash, "FOR KEY SHARE"); err != nil || most <= 0 {
 			return err
 		}
 		_, err := t.exec(`DELETE FROM credential WHERE account_id = $1 AND kind = $2 AND id NOT IN
 			(SELECT id FROM credential WHERE account_id = $1 AND kind = $2 ORDER BY id DESC LIMIT $3)`, account, string(c.Kind), most)
 		return err
 	})
+}
+
+// RotateCredential is AddCredential, but the others of the kind expire at a time, if they would not before. Of two at once, the later one
+// lets expire what the earlier one has added.
+func (db *DB) RotateCredential(ctx context.Context, account int64, c *Credential, hash []byte, expire time.Time) error {
+	return db.update(ctx, func(t *tx) error {
+		if err := t.addCredential(account, c, hash, "FOR NO KEY UPDATE"); err != nil {
+			return err
+		}
+		_, err := t.exec(`UPDATE credential SET expires_at = $4 WHERE account_id = $1 AND kind = $2 AND id <> $3 AND (expires_at IS NULL OR expires_at > $4)`,
+			account, string(c.Kind), c.ID, expire.UnixMilli())
+		return err
+	})
+}
+
+// addCredential locks the account's row as it is told.
+func (t *tx) addCredential(account int64, c *Credential, hash []byte, lock string) error {
+	t.touchRights()
+	var there int64
+	if err := t.queryRow(`SELECT id FROM account WHERE id = $1`+t.locking(lock), account).Scan(&there); err != nil {
+		return err
+	}
+	return t.queryRow(`INSERT INTO credential (account_id, kind, name, hash, actions, repositories, networks, created_at, expires_at, used_from)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, '') RETURNING id`,
+		account, string(c.Kind), asText(c.Name), hash, int64(c.Actions), c.Repositories.String(), c.Networks.String(), c.Created.UnixMilli(),
+		nullTime(c.Expires)).Scan(&c.ID)
 }
 
 // CredentialByHash returns the credential whose secret has a hash, and its account, or ErrNotFound.
@@ -93,15 +111,6 @@ func (db *DB) Credentials(ctx context.Context, account int64) ([]*Credential, er
 		return err
 	}, `SELECT `+credentialColumns+` FROM credential c WHERE c.account_id = $1 ORDER BY c.id`, account)
 	return all, err
-}
-
-// ExpireCredential lets a credential of an account expire at a time, if it would not before, or returns ErrNotFound.
-func (db *DB) ExpireCredential(ctx context.Context, account, id int64, at time.Time) error {
-	return db.update(ctx, func(t *tx) error {
-		t.touchRights()
-		return t.one(`UPDATE credential SET expires_at = CASE WHEN expires_at < $3 THEN expires_at ELSE $3 END WHERE account_id = $1 AND id = $2`,
-			account, id, at.UnixMilli())
-	})
 }
 
 // DeleteCredential deletes a credential of an account, or returns ErrNotFound.

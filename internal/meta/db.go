@@ -69,7 +69,9 @@ type DB struct {
 	// read is for reading with SQLite. With PostgreSQL it is a view of the pool, for what needs a connection for long.
 	read *sql.DB
 
-	statements atomic.Int64
+	statements *atomic.Int64
+
+	entry func() AuditEntry // see WithAudit
 }
 
 // engine is what SQLite and PostgreSQL do each in a way of their own.
@@ -165,7 +167,10 @@ func (db *DB) query(ctx context.Context, each func(scan func(...any) error) erro
 func (db *DB) update(ctx context.Context, do func(*tx) error) error {
 	return db.engine.update(ctx, func(t *tx) error {
 		t.db, t.dialect = db, db.dialect
-		return do(t)
+		if err := do(t); err != nil || db.entry == nil || !t.wrote {
+			return err
+		}
+		return t.addAudit([]AuditEntry{db.entry()})
 	})
 }
 

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -104,6 +105,12 @@ func (t *tx) lockSigningKeys() error {
 	}
 	_, err := t.exec(`LOCK TABLE signing_key IN SHARE ROW EXCLUSIVE MODE`)
 	return err
+}
+
+// auditWriters returns the transactions of PostgreSQL that may have added entries and have not ended.
+func (db *DB) auditWriters(ctx context.Context) ([]string, error) {
+	return db.names(ctx, `SELECT DISTINCT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND relation = CAST('audit' AS regclass)
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND mode = 'RowExclusiveLock' AND granted`)
 }
 
 // lockDigests keeps others from linking blobs to a repository, and from pushing manifests that lack them. Who locks

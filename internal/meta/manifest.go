@@ -153,19 +153,20 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 		if err != nil {
 			return err
 		}
+		what := describe(n.Digest, n.Tags, current)
 		for _, tag := range n.Tags {
 			if err := t.setTag(repo, n.Repository, tag, current[tag], id, n.Digest, n.Origin, n.Now); err != nil {
 				return err
 			}
 			current[tag] = pointer{id, n.Digest} // it may be named twice
 		}
-		return t.record(n.Origin, n.Repository, describe(n.Digest, n.Tags), n.Now)
+		return t.record(n.Origin, n.Repository, what, n.Now)
 	})
 	return absent, err
 }
 
-// describe tells of a manifest in the audit log.
-func describe(d oci.Digest, tags []oci.Tag) string {
+// describe tells of a manifest in the audit log, and of its tags what they pointed to, if it was another one.
+func describe(d oci.Digest, tags []oci.Tag, before map[oci.Tag]pointer) string {
 	s := "manifest " + d.String()
 	for i, tag := range tags {
 		if i == 0 {
@@ -174,6 +175,9 @@ func describe(d oci.Digest, tags []oci.Tag) string {
 			s += ", "
 		}
 		s += string(tag)
+		if was := before[tag].digest; !was.IsZero() && was != d {
+			s += " in place of " + was.String()
+		}
 	}
 	return s
 }
@@ -376,7 +380,7 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 		if _, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id); err != nil {
 			return err
 		}
-		if err := t.record(origin, r, describe(d, nil), now); err != nil {
+		if err := t.record(origin, r, describe(d, nil, nil), now); err != nil {
 			return err
 		}
 		_, err = t.dropIfEmpty(repo)

@@ -11,8 +11,10 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,7 +124,7 @@ func exerciseRights(t *testing.T, db *DB) {
 	must(t, err)
 	_, _, err = db.FactsAndManifest(ctx, ann.ID, c.ID, "team/app", oci.Reference{Digest: digestOf("x")})
 	must(t, err)
-	must(t, db.ExpireCredential(ctx, ann.ID, c.ID, at(2)))
+	must(t, db.RotateCredential(ctx, ann.ID, &Credential{Kind: TokenCredential, Created: at(0)}, []byte("rotated"), at(2)))
 	must(t, db.DeleteCredential(ctx, ann.ID, c.ID))
 	_, err = db.DeleteExpiredCredentials(ctx, at(0), 1)
 	must(t, err)
@@ -185,7 +187,19 @@ func exerciseRights(t *testing.T, db *DB) {
 		_, _, err = db.AuditAfter(ctx, f, AuditPlace{}, 10)
 		must(t, err)
 	}
-	_, err = db.DeleteAudit(ctx, at(9), 10)
+	settled, err := db.SettledAudit(ctx)
+	must(t, err)
+	_, err = db.AuditBetween(ctx, 0, settled, 10)
+	must(t, err)
+	if _, err = db.OldestAudit(ctx, 0); !errors.Is(err, ErrNotFound) {
+		must(t, err)
+	}
+	must(t, db.SetAuditForwarded(ctx, "file", settled))
+	_, err = db.AuditForwarded(ctx, "file")
+	must(t, err)
+	must(t, db.CreateAccountFor(ctx, &Account{Account: access.Account{Name: "first"}, Source: LocalAccounts, Created: at(0)}, "audit_forwarded_file",
+		strconv.AppendInt(nil, settled, 10), []byte("0")))
+	_, err = db.DeleteAudit(ctx, at(9), 100, 10)
 	must(t, err)
 	must(t, db.DeleteTeam(ctx, "team", "devs"))
 	must(t, db.DeleteOrganization(ctx, "team"))
@@ -197,6 +211,7 @@ var rightless = []string{
 	"Doomed", "DoomOrphan", "Buried", "SetSetting", "DeleteSetting", "SettingOr", "StartJob", "RenewJob", "EndJob", "ReleaseJob", "ofHolder",
 	"SaveUpload", "CancelUpload", "ExpireUploads", "TouchBlob", "UsedCredential",
 	"AddTrustRule", "DeleteTrustRule", "AddSigningKey", "DeleteSigningKeys", "AddAudit", "DeleteAudit",
+	"SettledAudit", "CreateAccountFor", // which is CreateAccount
 	"NoteFailures", "FirstUse", "ClearFailures", "DeleteOldFailures", "DeleteTag", // which leaves the manifest
 	// Nobody is served meanwhile.
 	"BeginMove", "NoteMoved", "ForgetMoved", "ClearRows", "AddRows", "FinishMove", "DropBlob", "MarkStrayLinks", "Analyze",
@@ -235,7 +250,7 @@ func updaters(t *testing.T) []string {
 // A right that was given or taken away counts with the next call, whatever method did it: Facts are as they are without a cache.
 func TestFactsAreExact(t *testing.T) {
 	db := newDB(t)
-	plain := &DB{engine: db.engine, dialect: db.dialect, read: db.read}
+	plain := &DB{engine: db.engine, statements: new(atomic.Int64), dialect: db.dialect, read: db.read}
 	ctx := t.Context()
 	organization(t, db, "acme")
 	ann := users(t, db, "ann")
@@ -314,9 +329,11 @@ func TestFactsAreExact(t *testing.T) {
 				return nil
 			})
 		}},
-		{"ExpireCredential", func() error { return db.ExpireCredential(ctx, ann.ID, later.ID, at(5)) }},
-		{"DeleteExpiredCredentials", func() error { _, err := db.DeleteExpiredCredentials(ctx, at(6), 10); return err }},
 		{"DeleteCredential", func() error { return db.DeleteCredential(ctx, ann.ID, token.ID) }},
+		{"RotateCredential", func() error {
+			return db.RotateCredential(ctx, ann.ID, &Credential{Kind: TokenCredential, Created: at(0)}, []byte("next"), at(5))
+		}},
+		{"DeleteExpiredCredentials", func() error { _, err := db.DeleteExpiredCredentials(ctx, at(6), 10); return err }},
 		{"AddCredential", func() error {
 			c := &Credential{Kind: TokenCredential, Created: at(0)}
 			must(t, db.AddCredential(ctx, ann.ID, c, []byte("kept"), 1))

@@ -43,6 +43,9 @@ type AuthConfig struct {
 	// How long entries of the audit log are kept; 0 for ever.
 	AuditRetention Duration `yaml:"audit_retention"`
 
+	// Where entries of the audit log are forwarded to, beside being kept.
+	AuditForward AuditForwardConfig `yaml:"audit_forward"`
+
 	// A file of accounts, as "htpasswd -B" makes it; it is read again when it changes.
 	Htpasswd string `yaml:"htpasswd"`
 
@@ -66,6 +69,29 @@ type AuthConfig struct {
 	//	    client_secret: file:/etc/berth/oidc-secret
 	//	    groups_claim: groups
 	OIDC []OIDCConfig `yaml:"oidc"`
+}
+
+// AuditForwardConfig says where the audit log goes. All that is kept is sent, in order, what is older than this setting too. While a receiver
+// is down the log waits for it in the database, and is not deleted.
+type AuditForwardConfig struct {
+	// A syslog server (RFC 5424): tls://HOST[:6514], tcp://HOST[:601], udp://HOST[:514] or unix:///PATH; empty for none. udp may lose messages.
+	Syslog SyslogURL `yaml:"syslog"`
+
+	// The facility of the messages, 0 to 23: 13 is "log audit", 10 is authpriv, 16 to 23 are local0 to local7.
+	SyslogFacility int `yaml:"syslog_facility"`
+
+	// A file of certificates, in PEM, to trust as the server's in place of those of the system (tls).
+	SyslogCAFile string `yaml:"syslog_ca_file"`
+
+	// A file with a certificate, in PEM, by which the server knows this one (tls).
+	SyslogCertificate string `yaml:"syslog_certificate"`
+
+	// The file with its key, in PEM.
+	SyslogKey string `yaml:"syslog_key"`
+
+	// A file to which each entry is added as a line of JSON; empty for none. It may be rotated at any time. Of several nodes, one at a time writes to
+	// it, so it should be where all have it.
+	File string `yaml:"file"`
 }
 
 // OIDCConfig is a provider at which people sign in.
@@ -182,6 +208,7 @@ func defaultAuth() AuthConfig {
 		SyncInterval:  Duration(15 * time.Minute),
 
 		AuditRetention: Duration(365 * 24 * time.Hour),
+		AuditForward:   AuditForwardConfig{SyslogFacility: 13},
 		LDAP: LDAPConfig{
 			StartTLS:             SwitchAuto,
 			UserFilter:           "(uid={{name}})",
@@ -260,6 +287,7 @@ func (c *Config) checkAuth(require func(ok bool, key, format string, args ...any
 		}
 	}
 	require(a.LDAP.SignInLifetime == 0 || a.LDAP.SignInLifetime.D() >= minSignIn, "auth.ldap.sign_in_lifetime", "%s is too short: it must be %s at least, or 0", a.LDAP.SignInLifetime, minSignIn)
+	c.checkAuditForward(require)
 	c.checkOIDC(require)
 }
 

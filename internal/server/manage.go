@@ -27,6 +27,7 @@ func newAccounts(cfg *Config, db *meta.DB, log *slog.Logger, sources []auth.Sour
 		TokenLifetime: cfg.Auth.TokenLifetime.D(),
 		KeyLifetime:   cfg.Auth.KeyLifetime.D(),
 		KeepAudit:     cfg.Auth.AuditRetention.D(),
+		ForwardAudit:  cfg.Auth.AuditForward.names(),
 		Sources:       sources,
 		Issuers:       cfg.Auth.issuers(),
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthregistry/berth/internal/admin"
+	"github.com/berthregistry/berth/internal/audit"
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/blob/s3"
@@ -86,8 +87,12 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	var tokens *token.Handler
 	var management *admin.Handler
 	var people *signin.Handler
+	var receivers []audit.Receiver
 	closeSources := func() {}
 	if cfg.Auth.Enabled {
+		if receivers, err = cfg.Auth.AuditForward.receivers(); err != nil {
+			return nil, nil, errors.Join(err, storage.Close())
+		}
 		var sources []auth.Source
 		if sources, closeSources, err = openSources(&cfg.Auth, log); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
@@ -130,6 +135,10 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		}
 	}
 	if accounts != nil {
+		for _, to := range receivers {
+			jobs = append(jobs, audit.NewForwarder(db, to, log).Job())
+			observeAudit(metrics, db, to.Name())
+		}
 		jobs = append(jobs, job.Job{Name: "credentials", Every: time.Hour, Run: accounts.Forget})
 		if cfg.Auth.SyncInterval > 0 && (cfg.Auth.Htpasswd != "" || cfg.Auth.LDAP.URL != "") {
 			jobs = append(jobs, job.Job{Name: "accounts", Every: cfg.Auth.SyncInterval.D(), Run: accounts.Sync})
