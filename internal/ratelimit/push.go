@@ -1,0 +1,86 @@
+package ratelimit
+
+import (
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2"
+
+	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/web"
+)
+
+// A push is counted once, when it begins, because clients begin again after a refused POST and give up after a refused manifest. What a
+// subject sends to one repository is one push until a tag is set.
+
+// openPushes remembers the pushes that were begun.
+type openPushes struct {
+	mu  sync.Mutex // held while one begins: clients send several layers at once
+	lru *lru.Cache[openPush, progress]
+}
+
+type openPush struct {
+	id         id
+	repository oci.Repository
+}
+
+type progress struct {
+	last      time.Time // when something of it came
+	manifests int       // that came
+}
+
+const (
+	// pushOpen is how long a push stays open without anything that is sent.
+	pushOpen = time.Hour
+	// maxManifests is how many manifests one push has, those of all platforms with their attestations.
+	maxManifests = 100
+)
+
+// BeginUpload counts a push when its first blob comes, or refuses it.
+func (l *Limiter) BeginUpload(w *web.Response, s Subject, repository oci.Repository) error {
+	return l.push(w, s, repository, false)
+}
+
+// PushManifest is BeginUpload for a manifest. If nothing is known of its push, because that was begun at another node or ended with
+// the tag of another one, it may overdraw: once more as many pushes are allowed as at once.
+func (l *Limiter) PushManifest(w *web.Response, s Subject, repository oci.Repository) error {
+	return l.push(w, s, repository, true)
+}
+
+func (l *Limiter) push(w *web.Response, s Subject, repository oci.Repository, manifest bool) error {
+	if l == nil || !s.counted {
+		return nil
+	}
+	t := l.table(s)
+	most := t.rates.Pushes.Count
+	if most == 0 {
+		return nil
+	}
+	l.pushes.mu.Lock()
+	defer l.pushes.mu.Unlock()
+	now, key := l.opts.Now(), openPush{s.id, repository}
+	p, ok := l.pushes.lru.Get(key)
+	if !ok || now.Sub(p.last) >= pushOpen || p.manifests >= maxManifests {
+		overdraw := 0
+		if manifest {
+			overdraw = most
+		}
+		if err := l.take(w, s, t, Pushes, overdraw); err != nil {
+			return err
+		}
+		p = progress{}
+	}
+	p.last = now
+	if manifest {
+		p.manifests++
+	}
+	l.pushes.lru.Add(key, p)
+	return nil
+}
+
+// EndPush tells that a tag was set.
+func (l *Limiter) EndPush(s Subject, repository oci.Repository) {
+	if l != nil && s.counted {
+		l.pushes.lru.Remove(openPush{s.id, repository})
+	}
+}
