@@ -273,7 +273,7 @@ func (h *Handler) authorize(w *web.Response, c *call, row *route) error {
 	if err == nil {
 		subject = h.opts.Limits.Account(id.Account, id.Name, c.Request)
 	}
-	if limited := h.opts.Limits.Request(w, subject); limited != nil {
+	if limited := h.opts.Limits.Request(w, subject, ""); limited != nil {
 		return limited
 	}
 	switch {

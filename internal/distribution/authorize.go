@@ -35,7 +35,7 @@ func (h *Handler) authorize(w *web.Response, req *request, row *route) error {
 	id, err := h.opts.Auth.Identify(req.http, h.opts.Client(req.http))
 	switch {
 	case errors.Is(err, auth.ErrCredentials), errors.Is(err, auth.ErrToken):
-		if limited := h.opts.Limits.Request(w, h.opts.Limits.Network(req.http)); limited != nil {
+		if limited := h.opts.Limits.Request(w, h.opts.Limits.Network(req.http), ""); limited != nil {
 			return limited
 		}
 		return h.challenge(w, req, row, "invalid_token", oci.Errorf(oci.CodeUnauthorized, "%v: sign in again", err))

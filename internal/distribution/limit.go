@@ -25,5 +25,5 @@ func (h *Handler) limit(w *web.Response, req *request) error {
 	case req.kind == kindUpload, req.kind == kindBlob && r.Method == http.MethodGet, req.kind == kindManifest && r.Method == http.MethodPut:
 		return h.opts.Limits.Continue(w, req.subject)
 	}
-	return h.opts.Limits.Request(w, req.subject)
+	return h.opts.Limits.Request(w, req.subject, req.repository)
 }

@@ -52,8 +52,7 @@ func (l *Limiter) push(w *web.Response, s Subject, repository oci.Repository, ma
 		return nil
 	}
 	t := l.table(s)
-	most := t.rates.Pushes.Count
-	if most == 0 {
+	if t.rates.Pushes.Count == 0 && t.rates.Requests.Count == 0 {
 		return nil
 	}
 	l.pushes.mu.Lock()
@@ -63,7 +62,7 @@ func (l *Limiter) push(w *web.Response, s Subject, repository oci.Repository, ma
 	if !ok || now.Sub(p.last) >= pushOpen || p.manifests >= maxManifests {
 		overdraw := 0
 		if manifest {
-			overdraw = most
+			overdraw = t.rates.Pushes.Count
 		}
 		if err := l.take(w, s, t, Pushes, overdraw); err != nil {
 			return err
@@ -76,6 +75,12 @@ func (l *Limiter) push(w *web.Response, s Subject, repository oci.Repository, ma
 	}
 	l.pushes.lru.Add(key, p)
 	return nil
+}
+
+// pushing tells whether a subject has begun a push to a repository.
+func (l *Limiter) pushing(s Subject, repository oci.Repository) bool {
+	p, ok := l.pushes.lru.Peek(openPush{s.id, repository})
+	return ok && l.opts.Now().Sub(p.last) < pushOpen
 }
 
 // EndPush tells that a tag was set.

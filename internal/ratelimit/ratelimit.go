@@ -168,12 +168,22 @@ func (l *Limiter) table(s Subject) *table {
 	return &l.networks
 }
 
-// Request counts a request, or refuses it with an *oci.Error.
-func (l *Limiter) Request(w *web.Response, s Subject) error {
+// Request counts a request about a repository, or about none, or refuses it with an *oci.Error. One that belongs to a push that was begun may
+// overdraw as Continue does.
+func (l *Limiter) Request(w *web.Response, s Subject, repository oci.Repository) error {
 	if l == nil || !s.counted {
 		return nil
 	}
-	return l.take(w, s, l.table(s), Requests, 0)
+	t := l.table(s)
+	bucket := t.bucket(s.id, Requests)
+	if bucket == nil || bucket.AllowN(l.opts.Now(), 1) {
+		return nil
+	}
+	overdraw := 0
+	if l.pushing(s, repository) {
+		overdraw = t.rates.Requests.Count
+	}
+	return l.take(w, s, t, Requests, overdraw)
 }
 
 // Continue is Request for what belongs to a pull or a push that was begun. It may overdraw: once more as many requests are allowed as
@@ -251,19 +261,14 @@ func (l *Limiter) take(w *web.Response, s Subject, t *table, kind Kind, overdraw
 }
 
 func tooMany(kind Kind, s Subject) string {
-	who := "from your network"
-	if s.id.account != 0 {
-		who = "by " + s.name
-	}
-	what := string(kind)
+	what, who := string(kind), "from your network"
 	if kind == SignIns {
 		what = "attempts to sign in"
 	}
-	text := "too many " + what + " " + who
-	if kind != SignIns && s.id.account == 0 {
-		text += "; whoever signs in is counted apart"
+	if s.id.account != 0 {
+		who = "by " + s.name
 	}
-	return text
+	return "too many " + what + " " + who
 }
 
 // maxSubjects is how many accounts, how many networks, and how many pushes are remembered. Of more, those are forgotten

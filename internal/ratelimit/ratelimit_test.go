@@ -66,7 +66,7 @@ func (w *world) want(want int, what string, try func(*web.Response) error) {
 }
 
 func (w *world) requests(s Subject) func(*web.Response) error {
-	return func(a *web.Response) error { return w.Request(a, s) }
+	return func(a *web.Response) error { return w.Request(a, s, "") }
 }
 
 func TestRefusal(t *testing.T) {
@@ -111,12 +111,12 @@ func TestRetryAfterIsEnough(t *testing.T) {
 			continue
 		}
 		for range r.Count {
-			if err := w.Request(answer(), s); err != nil {
+			if err := w.Request(answer(), s, ""); err != nil {
 				t.Fatalf("%v: %v", r, err)
 			}
 		}
 		a := answer()
-		if w.Request(a, s) == nil {
+		if w.Request(a, s, "") == nil {
 			t.Fatalf("%v: one more is allowed", r)
 		}
 		wait, err := strconv.Atoi(a.Header().Get("Retry-After"))
@@ -124,7 +124,7 @@ func TestRetryAfterIsEnough(t *testing.T) {
 			t.Fatalf("%v: Retry-After is %q", r, a.Header().Get("Retry-After"))
 		}
 		w.now = w.now.Add(time.Duration(wait) * time.Second)
-		if err := w.Request(answer(), s); err != nil {
+		if err := w.Request(answer(), s, ""); err != nil {
 			t.Errorf("%v: after Retry-After: %v", r, err)
 		}
 	}
@@ -164,7 +164,17 @@ func TestContinue(t *testing.T) {
 	s := w.Account(1, "ci", from("192.0.2.1"))
 	w.want(10, "requests", w.requests(s))
 	w.want(10, "what goes on", func(a *web.Response) error { return w.Continue(a, s) })
-	w.now = w.now.Add(10 * time.Second)
+	if err := w.BeginUpload(answer(), s, "app"); err != nil {
+		t.Fatal(err)
+	}
+	w.want(0, "requests of a push, when all is overdrawn", func(a *web.Response) error { return w.Request(a, s, "app") })
+	w.now = w.now.Add(4 * time.Second)
+	w.want(0, "requests that begin", func(a *web.Response) error { return w.Request(a, s, "other") })
+	w.want(4, "requests of a push", func(a *web.Response) error { return w.Request(a, s, "app") })
+	w.EndPush(s, "app")
+	w.now = w.now.Add(4 * time.Second)
+	w.want(0, "requests of a push that has ended", func(a *web.Response) error { return w.Request(a, s, "app") })
+	w.now = w.now.Add(6 * time.Second)
 	w.want(0, "requests that begin, as long as it is overdrawn", w.requests(s))
 	w.now = w.now.Add(3 * time.Second)
 	w.want(3, "requests that begin, later", w.requests(s))
@@ -233,15 +243,15 @@ func TestMemoryIsBounded(t *testing.T) {
 	victim := w.Network(from("192.0.2.1"))
 	addr := netip.MustParseAddr("2001:db8::").As16()
 	a := answer()
-	for i := range 5 * maxSubjects {
+	for i := range 2 * maxSubjects {
 		addr[5], addr[6], addr[7] = byte(i>>16), byte(i>>8), byte(i)
 		r := from(netip.AddrFrom16(addr).String())
 		s := w.Network(r)
-		if w.Request(a, s) != nil || w.BeginUpload(a, s, "app") != nil || w.SignIn(a, r, false) != nil {
+		if w.Request(a, s, "") != nil || w.BeginUpload(a, s, "app") != nil || w.SignIn(a, r, false) != nil {
 			t.Fatalf("network %d is refused at its first request", i)
 		}
 		if i%1000 == 0 {
-			w.Request(a, victim) // who goes on asking is not forgotten
+			w.Request(a, victim, "") // who goes on asking is not forgotten
 		}
 	}
 	if n := w.Subjects(); n != 2*maxSubjects+1 {
@@ -261,7 +271,7 @@ func TestNothingToLimit(t *testing.T) {
 	}
 	a, r := answer(), from("192.0.2.1")
 	s := l.Account(1, "a", r)
-	if err := errors.Join(l.Request(a, s), l.Continue(a, s), l.Pull(a, s), l.SignIn(a, r, false), l.BeginUpload(a, s, "x"), l.PushManifest(a, s, "x")); err != nil {
+	if err := errors.Join(l.Request(a, s, ""), l.Continue(a, s), l.Pull(a, s), l.SignIn(a, r, false), l.BeginUpload(a, s, "x"), l.PushManifest(a, s, "x")); err != nil {
 		t.Error(err)
 	}
 	l.ShowPulls(a, l.Network(r))
@@ -279,7 +289,7 @@ func TestRacing(t *testing.T) {
 	for range 10 {
 		wg.Go(func() {
 			for range 100 {
-				if w.Request(answer(), w.Network(from("192.0.2.1"))) == nil {
+				if w.Request(answer(), w.Network(from("192.0.2.1")), "") == nil {
 					allowed.Add(1)
 				}
 			}
@@ -300,7 +310,7 @@ func BenchmarkRequest(b *testing.B) {
 		b.RunParallel(func(pb *testing.PB) {
 			a := answer()
 			for pb.Next() {
-				if l.Request(a, l.Account(1, "ci", r)) != nil {
+				if l.Request(a, l.Account(1, "ci", r), "") != nil {
 					b.Fatal("refused")
 				}
 			}
@@ -311,7 +321,7 @@ func BenchmarkRequest(b *testing.B) {
 		b.RunParallel(func(pb *testing.PB) {
 			a := answer()
 			for pb.Next() {
-				if l.Request(a, l.Network(r)) != nil {
+				if l.Request(a, l.Network(r), "") != nil {
 					b.Fatal("refused")
 				}
 			}
@@ -322,7 +332,7 @@ func BenchmarkRequest(b *testing.B) {
 		var none *Limiter
 		a := answer()
 		for b.Loop() {
-			if none.Request(a, none.Network(r)) != nil {
+			if none.Request(a, none.Network(r), "") != nil {
 				b.Fatal("refused")
 			}
 		}

@@ -162,7 +162,7 @@ func TestPullsAreLimited(t *testing.T) {
 func TestWhatWasBegunEnds(t *testing.T) {
 	s := startLimited(t, func(c *Config) { c.RateLimits.Anonymous = ClientRates{Requests: rateOf(10), Pushes: rateOf(2)} })
 	s.push("app", "1") // 2 requests
-	location := s.want(202, "POST", "/v2/app/blobs/uploads/", "").Header.Get("Location")
+	location := s.want(202, "POST", "/v2/new/blobs/uploads/", "").Header.Get("Location")
 	for range 7 {
 		s.want(200, "HEAD", "/v2/app/manifests/1", "")
 	}
@@ -172,8 +172,11 @@ func TestWhatWasBegunEnds(t *testing.T) {
 	s.want(204, "GET", resp.Header.Get("Location"), "")
 	resp = s.want(202, "PATCH", resp.Header.Get("Location"), layer[10:], "Content-Type", "application/octet-stream")
 	s.want(201, "PUT", resp.Header.Get("Location")+"&digest="+layerDigest, "")
-	s.want(201, "PUT", "/v2/app/manifests/2", image(), "Content-Type", "application/vnd.oci.image.manifest.v1+json")
+	s.want(200, "HEAD", "/v2/new/blobs/"+layerDigest, "")
+	s.want(202, "POST", "/v2/new/blobs/uploads/", "")
+	s.want(201, "PUT", "/v2/new/manifests/1", image(), "Content-Type", "application/vnd.oci.image.manifest.v1+json")
 	s.want(200, "GET", "/v2/app/blobs/"+layerDigest, "")
+	s.want(429, "HEAD", "/v2/new/manifests/1", "") // with the tag, the push has ended
 	// What costs next to nothing, or comes in thousands, is not counted.
 	for range 30 {
 		s.want(206, "GET", "/v2/app/blobs/"+layerDigest, "", "Range", "bytes=0-3")
@@ -182,8 +185,8 @@ func TestWhatWasBegunEnds(t *testing.T) {
 		s.want(200, "GET", "/readyz", "")
 		s.want(404, "GET", "/nothing", "")
 	}
-	if n := s.refusals("requests", "network"); n != 2 {
-		t.Errorf("%v refusals were counted, expected 2", n)
+	if n := s.refusals("requests", "network"); n != 3 {
+		t.Errorf("%v refusals were counted, expected 3", n)
 	}
 }
 

@@ -60,7 +60,7 @@ func (h *Handler) Serve(w *web.Response, r *http.Request) error {
 // ServeKeys answers with the public keys.
 func (h *Handler) ServeKeys(w *web.Response, r *http.Request) error {
 	w.Route = "keys"
-	if err := h.opts.Limits.Request(w, h.opts.Limits.Network(r)); err != nil {
+	if err := h.opts.Limits.Request(w, h.opts.Limits.Network(r), ""); err != nil {
 		return err
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
