@@ -64,7 +64,7 @@ func (l *Limiter) push(w *web.Response, s Subject, repository oci.Repository, ma
 		if manifest {
 			overdraw = t.rates.Pushes.Count
 		}
-		if err := l.take(w, s, t, Pushes, overdraw); err != nil {
+		if err := l.take(w, s, t.bucket(s.id, Pushes), Pushes, overdraw); err != nil {
 			return err
 		}
 		p = progress{}

@@ -183,7 +183,7 @@ func (l *Limiter) Request(w *web.Response, s Subject, repository oci.Repository)
 	if l.pushing(s, repository) {
 		overdraw = t.rates.Requests.Count
 	}
-	return l.take(w, s, t, Requests, overdraw)
+	return l.take(w, s, bucket, Requests, overdraw)
 }
 
 // Continue is Request for what belongs to a pull or a push that was begun. It may overdraw: once more as many requests are allowed as
@@ -193,7 +193,7 @@ func (l *Limiter) Continue(w *web.Response, s Subject) error {
 		return nil
 	}
 	t := l.table(s)
-	return l.take(w, s, t, Requests, t.rates.Requests.Count)
+	return l.take(w, s, t.bucket(s.id, Requests), Requests, t.rates.Requests.Count)
 }
 
 // SignIn counts a request for a token, or an attempt to sign in, by network. One that was begun before may overdraw as Continue does.
@@ -206,39 +206,36 @@ func (l *Limiter) SignIn(w *web.Response, r *http.Request, begun bool) error {
 	if begun {
 		overdraw = l.opts.SignIns.Count
 	}
-	return l.take(w, s, &l.signIns, SignIns, overdraw)
+	return l.take(w, s, l.signIns.bucket(s.id, SignIns), SignIns, overdraw)
 }
 
 // Pull counts the pull of a manifest, and tells the client what is left.
-func (l *Limiter) Pull(w *web.Response, s Subject) error {
-	if l == nil || !s.counted {
-		return nil
-	}
-	err := l.take(w, s, l.table(s), Pulls, 0)
-	l.ShowPulls(w, s)
-	return err
-}
+func (l *Limiter) Pull(w *web.Response, s Subject) error { return l.pull(w, s, true) }
 
 // ShowPulls tells a client how many pulls it has, in the headers that Docker Hub has made common.
-func (l *Limiter) ShowPulls(w *web.Response, s Subject) {
+func (l *Limiter) ShowPulls(w *web.Response, s Subject) { _ = l.pull(w, s, false) }
+
+func (l *Limiter) pull(w *web.Response, s Subject, take bool) (err error) {
 	if l == nil || !s.counted {
-		return
+		return nil
 	}
 	t := l.table(s)
 	bucket := t.bucket(s.id, Pulls)
 	if bucket == nil {
-		return
+		return nil
 	}
-	window := ";w=" + strconv.FormatInt(int64(t.rates.Pulls.Period/time.Second), 10)
-	left := max(0, int(bucket.TokensAt(l.opts.Now())))
+	if take {
+		err = l.take(w, s, bucket, Pulls, 0)
+	}
+	left := strconv.AppendInt(make([]byte, 0, 32), int64(max(0, bucket.TokensAt(l.opts.Now()))), 10)
 	h := w.Header()
-	h["Ratelimit-Limit"] = []string{strconv.Itoa(t.rates.Pulls.Count) + window}
-	h["Ratelimit-Remaining"] = []string{strconv.Itoa(left) + window}
+	h["Ratelimit-Limit"] = t.pulls
+	h["Ratelimit-Remaining"] = []string{string(append(left, t.window...))}
+	return err
 }
 
-// take takes one from a bucket, which may be overdrawn by so many. Two that overdraw at the same time may both have the last one.
-func (l *Limiter) take(w *web.Response, s Subject, t *table, kind Kind, overdraw int) error {
-	bucket := t.bucket(s.id, kind)
+// take takes one from a bucket, which may be overdrawn by so many, or be nil. Two that overdraw at the same time may both have the last one.
+func (l *Limiter) take(w *web.Response, s Subject, bucket *rate.Limiter, kind Kind, overdraw int) error {
 	if bucket == nil {
 		return nil
 	}
@@ -285,14 +282,19 @@ func newLRU[K comparable, V any]() *lru.Cache[K, V] {
 
 // table is what one kind of subjects is counted with.
 type table struct {
-	rates Rates
-	lru   *lru.Cache[id, *buckets]
+	rates  Rates
+	lru    *lru.Cache[id, *buckets]
+	pulls  []string // the header with the limit of pulls
+	window string   // with which that ends
 }
 
 // buckets are those of a subject; nil for what is not limited.
 type buckets struct{ requests, pulls, pushes *rate.Limiter }
 
-func newTable(r Rates) table { return table{r, newLRU[id, *buckets]()} }
+func newTable(r Rates) table {
+	window := ";w=" + strconv.FormatInt(int64(r.Pulls.Period/time.Second), 10)
+	return table{r, newLRU[id, *buckets](), []string{strconv.Itoa(r.Pulls.Count) + window}, window}
+}
 
 // bucket returns what a subject is counted with, or nil if it may do any number of a kind.
 func (t *table) bucket(who id, kind Kind) *rate.Limiter {
