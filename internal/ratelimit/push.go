@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -73,6 +74,7 @@ func (l *Limiter) push(w *web.Response, s Subject, repository oci.Repository, ma
 	if manifest {
 		p.manifests++
 	}
+	key.repository = oci.Repository(strings.Clone(string(repository))) // which would keep the path that it is a part of
 	l.pushes.lru.Add(key, p)
 	return nil
 }
