@@ -218,20 +218,26 @@ func TestPush(t *testing.T) {
 
 // A push whose layers come at once is one push.
 func TestParallelLayers(t *testing.T) {
-	w := newWorld(t, Options{Anonymous: Rates{Pushes: Rate{1, time.Hour}}})
+	const pushes = 500
+	w := newWorld(t, Options{Anonymous: Rates{Pushes: Rate{pushes, 30 * 24 * time.Hour}}})
 	s := w.Network(from("192.0.2.1"))
-	var refused atomic.Int64
-	var wg sync.WaitGroup
-	for range 50 {
-		wg.Go(func() {
-			if w.BeginUpload(answer(), s, "app") != nil {
-				refused.Add(1)
-			}
-		})
-	}
-	wg.Wait()
-	if n := refused.Load(); n != 0 {
-		t.Errorf("%d of 50 layers were refused", n)
+	for i := range pushes {
+		var refused atomic.Int64
+		var ready, done sync.WaitGroup
+		ready.Add(8)
+		for range 8 {
+			done.Go(func() {
+				ready.Done()
+				ready.Wait()
+				if w.BeginUpload(answer(), s, oci.Repository("app"+strconv.Itoa(i))) != nil {
+					refused.Add(1)
+				}
+			})
+		}
+		done.Wait()
+		if n := refused.Load(); n != 0 {
+			t.Fatalf("%d of the 8 layers of push %d were refused", n, i)
+		}
 	}
 }
 
