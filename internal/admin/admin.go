@@ -20,6 +20,7 @@ import (
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/ratelimit"
 	"github.com/berthregistry/berth/internal/web"
 )
 
@@ -35,6 +36,8 @@ type Options struct {
 	Service string
 	// Client tells the address that a request comes from.
 	Client func(*http.Request) netip.Addr
+	// Limits, if not nil, says how often a client may ask.
+	Limits *ratelimit.Limiter
 	// ReadOnly refuses changes.
 	ReadOnly bool
 	// Now is the clock.
@@ -206,6 +209,9 @@ type caller struct {
 func (h *Handler) Serve(w *web.Response, r *http.Request) error {
 	if r.URL.Path == SetupPath {
 		w.Route = "setup"
+		if err := h.opts.Limits.SignIn(w, r, false); err != nil {
+			return err
+		}
 		return h.servePage(w, r)
 	}
 	return h.serve(w, r, false)
@@ -246,8 +252,10 @@ func (h *Handler) authorize(w *web.Response, c *call, row *route) error {
 	switch {
 	case c.local && (row.right == rightItself || row.right == rightSignedIn && row.path != "explain"):
 		return errInvalid("the command line on the data folder has no account of its own: name the user")
-	case c.local, row.right == rightNone:
+	case c.local:
 		return nil
+	case row.right == rightNone:
+		return h.opts.Limits.SignIn(w, c.Request, false)
 	}
 	id, err := h.opts.Auth.Identify(c.Request, h.opts.Client(c.Request))
 	if err == nil && id.Scope != nil {
@@ -255,6 +263,13 @@ func (h *Handler) authorize(w *web.Response, c *call, row *route) error {
 	}
 	if err == nil && id.SignedIn() {
 		err = h.opts.Auth.Stands(c.Context(), &id)
+	}
+	subject := h.opts.Limits.Network(c.Request)
+	if err == nil {
+		subject = h.opts.Limits.Account(id.Account, id.Name, c.Request)
+	}
+	if limited := h.opts.Limits.Request(w, subject, ""); limited != nil {
+		return limited
 	}
 	switch {
 	case errors.Is(err, auth.ErrToken):

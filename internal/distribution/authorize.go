@@ -35,13 +35,20 @@ func (h *Handler) authorize(w *web.Response, req *request, row *route) error {
 	id, err := h.opts.Auth.Identify(req.http, h.opts.Client(req.http))
 	switch {
 	case errors.Is(err, auth.ErrCredentials), errors.Is(err, auth.ErrToken):
+		if limited := h.opts.Limits.Request(w, h.opts.Limits.Network(req.http), ""); limited != nil {
+			return limited
+		}
 		return h.challenge(w, req, row, "invalid_token", oci.Errorf(oci.CodeUnauthorized, "%v: sign in again", err))
 	case err != nil:
 		return auth.Answer(w.Header(), err)
-	case id.Expired && req.kind != kindUpload:
-		return h.challenge(w, req, row, "invalid_token", oci.Errorf(oci.CodeUnauthorized, "the token has expired: get another one"))
 	}
 	req.identity = &id
+	if err := h.limit(w, req); err != nil {
+		return err
+	}
+	if id.Expired && req.kind != kindUpload {
+		return h.challenge(w, req, row, "invalid_token", oci.Errorf(oci.CodeUnauthorized, "the token has expired: get another one"))
+	}
 	switch row.access {
 	case accessNone, accessList:
 		return h.authorizeList(w, req, row)

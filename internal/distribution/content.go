@@ -197,6 +197,11 @@ func (h *Handler) getManifest(w *web.Response, req *request) error {
 			return err
 		}
 	}
+	if req.http.Method == http.MethodHead {
+		h.opts.Limits.ShowPulls(w, req.subject)
+	} else if err := h.opts.Limits.Pull(w, req.subject); err != nil {
+		return err
+	}
 	// Without a body it is a large one, which is held while there is room. Else it comes in
 	// parts: many who read slowly are served slowly, and cost no memory.
 	if m.Body == nil && req.http.Method != http.MethodHead && h.bodies.TryAcquire(m.Size) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/ratelimit"
 	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/web"
 )
@@ -39,6 +40,9 @@ type Options struct {
 	RedirectExpire time.Duration
 	// ReadOnly refuses pushes and deletes.
 	ReadOnly bool
+
+	// Limits, if not nil, says how often a client may ask.
+	Limits *ratelimit.Limiter
 
 	// Auth, if not nil, says who may do what. Else everybody may do everything.
 	Auth *auth.Auth
@@ -152,6 +156,9 @@ func (h *Handler) Serve(w *web.Response, r *http.Request) error {
 		return errReadOnly
 	}
 	if h.opts.Auth == nil {
+		if err := h.limit(w, req); err != nil {
+			return err
+		}
 		return row.serve(h, w, req)
 	}
 	err = h.authorize(w, req, row)

@@ -13,6 +13,9 @@ import (
 
 // startUpload serves end-4 and end-11 (spec.md#pushing-blobs).
 func (h *Handler) startUpload(w *web.Response, req *request) error {
+	if err := h.opts.Limits.BeginUpload(w, req.subject, req.repository); err != nil {
+		return err
+	}
 	q := req.query
 	if q.Has("mount") {
 		d, err := oci.ParseDigest(q.Get("mount"))

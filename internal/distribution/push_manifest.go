@@ -22,6 +22,9 @@ func (h *Handler) putManifest(w *web.Response, req *request) error {
 	if err != nil {
 		return err
 	}
+	if err := h.opts.Limits.PushManifest(w, req.subject, req.repository); err != nil {
+		return err
+	}
 	body, release, err := h.readManifest(req.http)
 	if err != nil {
 		return err
@@ -39,6 +42,9 @@ func (h *Handler) putManifest(w *web.Response, req *request) error {
 	})
 	if err != nil {
 		return err
+	}
+	if !req.reference.IsDigest() || len(tags) > 0 {
+		h.opts.Limits.EndPush(req.subject, req.repository)
 	}
 	hd := w.Header()
 	if !pushed.Subject.IsZero() {

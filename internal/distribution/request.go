@@ -10,6 +10,7 @@ import (
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/ratelimit"
 )
 
 // kind is what a path names. Its text is the route's name in metrics.
@@ -44,6 +45,8 @@ type request struct {
 	// Who makes the request, and what their rights to the repository rest on; nil without access control.
 	identity *auth.Identity
 	facts    *access.Facts
+	// subject is who the request is counted with.
+	subject ratelimit.Subject
 	// manifest is what is pulled, if it was found when the rights were.
 	manifest *meta.Manifest
 }

@@ -90,6 +90,9 @@ type Config struct {
 	// What one client, or all of them, can make the server hold in memory.
 	Limits Limits `yaml:"limits"`
 
+	// How often a client may ask, so that none of them starves the others. There is no limit unless one is set.
+	RateLimits RateLimits `yaml:"rate_limits"`
+
 	// How long to wait. There is no limit on a whole request, because a large layer
 	// over a slow line takes hours and is welcome to.
 	Timeouts Timeouts `yaml:"timeouts"`
@@ -361,6 +364,7 @@ func Default() *Config {
 			Uploads:     256,
 			Connections: 4096,
 		},
+		RateLimits: defaultRateLimits(),
 		Timeouts: Timeouts{
 			Idle:      Duration(time.Minute),
 			Header:    Duration(10 * time.Second),

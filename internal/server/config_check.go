@@ -44,6 +44,8 @@ func (c *Config) check() []Problem {
 	require(l.Uploads >= 1, "limits.uploads", "%d must be at least 1", l.Uploads)
 	require(l.Connections >= 1, "limits.connections", "%d must be at least 1", l.Connections)
 
+	c.checkRateLimits(require)
+
 	atLeast(c.Timeouts.Idle, time.Second, "timeouts.idle")
 	atLeast(c.Timeouts.Header, time.Second, "timeouts.header")
 	atLeast(c.Timeouts.KeepAlive, time.Second, "timeouts.keep_alive")

@@ -21,10 +21,14 @@ var configSource []byte
 //go:embed config_auth.go
 var authSource []byte
 
+//go:embed config_rate.go
+var rateSource []byte
+
 // settingDocs returns the comment of every field that is a setting.
 func settingDocs() map[string]string {
 	docs := fieldDocs(configSource)
 	maps.Copy(docs, fieldDocs(authSource))
+	maps.Copy(docs, fieldDocs(rateSource))
 	return docs
 }
 

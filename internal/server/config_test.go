@@ -137,6 +137,14 @@ repositories:
 delete: false
 disk_reserve: 10%
 limits: {manifest: 8MiB, header: 64KiB, uploads: 3, connections: 9}
+rate_limits:
+  anonymous: {requests: 50/s, pulls: 100/6h, pushes: 1/1m}
+  accounts: {requests: 500/1s, pulls: 1000/h, pushes: 2/1d}
+  sign_in: 60/1m
+  ipv4_prefix: 24
+  ipv6_prefix: 56
+  exempt_networks: [10.0.0.0/8, "::1"]
+  exempt_accounts: [deploy, team+ci]
 timeouts: {idle: 2m, header: 5s, keep_alive: 1h30m, stop: 0s}
 uploads: {expire: 7d}
 collection: {interval: 0s, grace: 36h}
@@ -164,6 +172,10 @@ auth:
 		"BERTH_EXTERNAL_URL=https://registry.example.com/", "BERTH_TRUSTED_PROXIES=10.0.0.0/8, 192.0.2.7,fd00::1/8",
 		"BERTH_SPARSE=all", "BERTH_REPOSITORIES=[{match: mirror/**, sparse: none}]", "BERTH_DELETE=false",
 		"BERTH_DISK_RESERVE=10%", "BERTH_LIMITS_MANIFEST=8MiB", "BERTH_LIMITS_HEADER=64KiB", "BERTH_LIMITS_UPLOADS=3",
+		"BERTH_RATE_LIMITS_ANONYMOUS_REQUESTS=50/s", "BERTH_RATE_LIMITS_ANONYMOUS_PULLS=100/6h", "BERTH_RATE_LIMITS_ANONYMOUS_PUSHES=1/1m",
+		"BERTH_RATE_LIMITS_ACCOUNTS_REQUESTS=500/1s", "BERTH_RATE_LIMITS_ACCOUNTS_PULLS=1000/h", "BERTH_RATE_LIMITS_ACCOUNTS_PUSHES=2/1d",
+		"BERTH_RATE_LIMITS_SIGN_IN=60/1m", "BERTH_RATE_LIMITS_IPV4_PREFIX=24", "BERTH_RATE_LIMITS_IPV6_PREFIX=56",
+		"BERTH_RATE_LIMITS_EXEMPT_NETWORKS=10.0.0.0/8,::1", "BERTH_RATE_LIMITS_EXEMPT_ACCOUNTS=deploy, team+ci",
 		"BERTH_LIMITS_CONNECTIONS=9", "BERTH_TIMEOUTS_IDLE=2m", "BERTH_TIMEOUTS_HEADER=5s", "BERTH_TIMEOUTS_KEEP_ALIVE=1h30m",
 		"BERTH_TIMEOUTS_STOP=0s", "BERTH_UPLOADS_EXPIRE=7d", "BERTH_COLLECTION_INTERVAL=0s", "BERTH_COLLECTION_GRACE=36h",
 		"BERTH_LOG_LEVEL=warn", "BERTH_LOG_FORMAT=json", "BERTH_LOG_ACCESS=false",
@@ -343,6 +355,7 @@ repositories:
 external_url: https://[::1]:5000
 tls: {certificate: c, key: k, more: [{certificate: "d:", key: e}], acme: {hosts: [a.example.com], accept_terms: true}}
 disk_reserve: 0
+rate_limits: {anonymous: {pulls: 100/6h}, accounts: {requests: 50/s}, exempt_networks: ["::1"], exempt_accounts: ["a"]}
 timeouts: {stop: 0s, idle: 90m}
 storage: {s3: {bucket: b, region: r, path_style: on, redirect: off, redirect_except: ["::1"]}}
 auth: {enabled: true, issuers: [{issuer: "https://ci.example.com", jwks_file: /etc/keys}],

@@ -12,6 +12,7 @@ import (
 	"github.com/berthregistry/berth/internal/blob/s3"
 	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/meta"
+	"github.com/berthregistry/berth/internal/ratelimit"
 )
 
 // observeStorage shows how much there is.
@@ -59,6 +60,25 @@ func observeBucket(m *Metrics) func(s3.Observation) {
 		requests.WithLabelValues(o.Operation, result).Inc()
 		duration.WithLabelValues(o.Operation).Observe(o.Duration.Seconds())
 	}
+}
+
+// observeRefusals counts requests that were refused because a client asked too often.
+func observeRefusals(m *Metrics) func(ratelimit.Kind, bool) {
+	type key struct {
+		kind    ratelimit.Kind
+		account bool
+	}
+	counters := make(map[key]prometheus.Counter) // not changed from now on
+	add := func(kind ratelimit.Kind, account bool, by string) {
+		counters[key{kind, account}] = m.Counter("berth_rate_limited_requests_total",
+			"Requests that were refused because a client asked too often, by what was limited and who.", "limit", string(kind), "by", by)
+	}
+	for _, kind := range []ratelimit.Kind{ratelimit.Requests, ratelimit.Pulls, ratelimit.Pushes} {
+		add(kind, true, "account")
+		add(kind, false, "network")
+	}
+	add(ratelimit.SignIns, false, "network")
+	return func(kind ratelimit.Kind, account bool) { counters[key{kind, account}].Inc() }
 }
 
 // observeCollection counts what the collector takes away.

@@ -11,6 +11,7 @@ import (
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/auth/oidc"
 	"github.com/berthregistry/berth/internal/meta"
+	"github.com/berthregistry/berth/internal/ratelimit"
 	"github.com/berthregistry/berth/internal/signin"
 	"github.com/berthregistry/berth/internal/web"
 )
@@ -37,7 +38,7 @@ func isProviderName(s string) bool {
 const signinKey = "signin_key"
 
 // newSignin returns what people sign in with at their issuers, or nil if there are none.
-func newSignin(ctx context.Context, cfg *Config, db *meta.DB, accounts *auth.Auth, server *web.Server, log *slog.Logger) (*signin.Handler, error) {
+func newSignin(ctx context.Context, cfg *Config, db *meta.DB, accounts *auth.Auth, server *web.Server, limits *ratelimit.Limiter, log *slog.Logger) (*signin.Handler, error) {
 	if len(cfg.Auth.OIDC) == 0 {
 		return nil, nil
 	}
@@ -49,7 +50,7 @@ func newSignin(ctx context.Context, cfg *Config, db *meta.DB, accounts *auth.Aut
 			return nil, fmt.Errorf("read the key of sign-ins: %w", err)
 		}
 	}
-	opts := signin.Options{Auth: accounts, Log: log, ExternalURL: string(cfg.ExternalURL), Client: server.Client, ReadOnly: cfg.ReadOnly}
+	opts := signin.Options{Auth: accounts, Log: log, ExternalURL: string(cfg.ExternalURL), Client: server.Client, Limits: limits, ReadOnly: cfg.ReadOnly}
 	for _, p := range cfg.Auth.OIDC {
 		login, err := p.login(cfg, [32]byte(key))
 		if err != nil {

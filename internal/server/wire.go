@@ -74,7 +74,10 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		TrustedProxies: cfg.Proxies(),
 		Explain:        registry.Explain,
 	})
+	limits := cfg.RateLimits.limiter(server.Client, observeRefusals(metrics))
+	metrics.Gauge("berth_rate_limit_subjects", "Accounts and networks that are remembered for rate limits.", func() float64 { return float64(limits.Subjects()) })
 	options := distribution.Options{
+		Limits:         limits,
 		ExternalURL:    string(cfg.ExternalURL),
 		MaxManifest:    int64(cfg.Limits.Manifest),
 		MaxUploads:     cfg.Limits.Uploads,
@@ -100,15 +103,15 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		if accounts, err = newAccounts(cfg, db, log, sources, server.ClientCertificate); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
-		management = admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, ReadOnly: cfg.ReadOnly})
+		management = admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, Limits: limits, ReadOnly: cfg.ReadOnly})
 		if err := offerSetup(ctx, cfg, log, management); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
-		if people, err = newSignin(ctx, cfg, db, accounts, server, log); err != nil {
+		if people, err = newSignin(ctx, cfg, db, accounts, server, limits, log); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
 		options.Auth, options.Service, options.Origin = accounts, cfg.Service(), server.Origin
-		tokens = token.New(token.Options{Auth: accounts, Service: cfg.Service(), Client: server.Client})
+		tokens = token.New(token.Options{Auth: accounts, Service: cfg.Service(), Client: server.Client, Limits: limits})
 	}
 	protocol := distribution.New(reg, options)
 

@@ -24,6 +24,7 @@ import (
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/auth/oidc"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/ratelimit"
 	"github.com/berthregistry/berth/internal/web"
 )
 
@@ -60,6 +61,8 @@ type Options struct {
 	ExternalURL string
 	// Client tells the address that a request comes from.
 	Client func(*http.Request) netip.Addr
+	// Limits, if not nil, says how often a client may ask.
+	Limits *ratelimit.Limiter
 	// ReadOnly: nothing may be written, so that nobody can sign in.
 	ReadOnly bool
 }
@@ -121,6 +124,13 @@ func (h *Handler) Serve(w *web.Response, r *http.Request) error {
 			name, rest = name[:i], name[i:]
 		}
 	}
+	if err := h.opts.Limits.SignIn(w, r, rest == callback || rest == device); err != nil {
+		e, ok := errors.AsType[*oci.Error](err)
+		if !ok || rest == device || wantsJSON(r) {
+			return err
+		}
+		return h.show(w, e.HTTPStatus(), page{Title: "Not signed in", Reason: e.Message, Again: Path})
+	}
 	allowed := []string{http.MethodGet}
 	if rest == device {
 		allowed = append(allowed, http.MethodPost)
@@ -156,7 +166,7 @@ func errNotFound(format string, args ...any) error {
 
 // choose lists the providers, for a program or for a person; with one there is nothing to choose.
 func (h *Handler) choose(w *web.Response, r *http.Request) error {
-	if t, _, _ := mime.ParseMediaType(r.Header.Get("Accept")); t == "application/json" {
+	if wantsJSON(r) {
 		var l Listing
 		for _, p := range h.opts.Providers {
 			l.Providers = append(l.Providers, Named{p.Name, p.Label})
@@ -167,6 +177,11 @@ func (h *Handler) choose(w *web.Response, r *http.Request) error {
 		return h.begin(w, r, &h.opts.Providers[0])
 	}
 	return h.show(w, http.StatusOK, page{Title: "Sign in to " + h.host, Providers: h.opts.Providers})
+}
+
+func wantsJSON(r *http.Request) bool {
+	t, _, _ := mime.ParseMediaType(r.Header.Get("Accept"))
+	return t == "application/json"
 }
 
 // begin sends a browser to a provider.

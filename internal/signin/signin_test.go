@@ -27,6 +27,7 @@ import (
 	"github.com/berthregistry/berth/internal/auth/oidc"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/ratelimit"
 	"github.com/berthregistry/berth/internal/web"
 	"github.com/berthregistry/berth/test/service"
 )
@@ -418,6 +419,30 @@ func TestBeganElsewhere(t *testing.T) {
 				t.Errorf("%s from %q: %s\n%s", path, from, resp.Status, body)
 			}
 		}
+	}
+}
+
+// Who tries too often reads a page, a program gets JSON; a sign-in that was begun ends.
+func TestTooManySignIns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "other")
+	w.h.opts.Limits = ratelimit.New(ratelimit.Options{Client: w.h.opts.Client, SignIns: ratelimit.Rate{Count: 2, Period: 24 * time.Hour}, IPv4Bits: 32, IPv6Bits: 64})
+	b := service.NewBrowser(w)
+	form := b.Open(w.URL + Path + "/corp")
+	if status := w.json("GET", Path, nil, nil); status != http.StatusOK {
+		t.Errorf("the list of providers: %d", status)
+	}
+	p := service.NewBrowser(w).Open(w.URL + Path + "/corp")
+	w.expect(p, http.StatusTooManyRequests, "too many attempts to sign in from your network: try again in ")
+	if p.Header.Get("Retry-After") == "" || p.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("the header is %v", p.Header)
+	}
+	var f failure
+	if status := w.json("GET", Path, nil, &f); status != http.StatusTooManyRequests || f.Errors[0].Code != "TOOMANYREQUESTS" {
+		t.Errorf("the list of providers: %d, %+v", status, f)
+	}
+	if p := b.SignIn(form, "u-1"); p.Status != http.StatusOK || shown(p, "token") == "" {
+		t.Errorf("the sign-in that was begun: %d\n%s", p.Status, p.Body)
 	}
 }
 

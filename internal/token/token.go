@@ -18,6 +18,7 @@ import (
 
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/ratelimit"
 	"github.com/berthregistry/berth/internal/web"
 )
 
@@ -28,6 +29,8 @@ type Options struct {
 	Service string
 	// Client tells the address that a request comes from.
 	Client func(*http.Request) netip.Addr
+	// Limits, if not nil, says how often a client may ask.
+	Limits *ratelimit.Limiter
 }
 
 // Handler serves tokens. Its methods are web.HandlerFuncs, which may be used concurrently.
@@ -41,6 +44,9 @@ const maxForm = 64 << 10 // bytes
 // Serve answers a request for a token.
 func (h *Handler) Serve(w *web.Response, r *http.Request) error {
 	w.Route = "token"
+	if err := h.opts.Limits.SignIn(w, r, false); err != nil {
+		return err
+	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
 		return h.get(w, r)
@@ -54,6 +60,9 @@ func (h *Handler) Serve(w *web.Response, r *http.Request) error {
 // ServeKeys answers with the public keys.
 func (h *Handler) ServeKeys(w *web.Response, r *http.Request) error {
 	w.Route = "keys"
+	if err := h.opts.Limits.Request(w, h.opts.Limits.Network(r), ""); err != nil {
+		return err
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		return oci.Errorf(oci.CodeUnsupported, "%s is not supported here; supported: GET, HEAD", r.Method)

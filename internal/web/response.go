@@ -15,6 +15,8 @@ type Response struct {
 	http.ResponseWriter
 	// Route names the kind of request for metrics; a handler sets it.
 	Route string
+	// Limited says what limit the request was refused by, for the access log; empty if by none.
+	Limited string
 
 	id      string
 	control http.ResponseController

@@ -113,9 +113,12 @@ func (s *Server) finish(w *Response, r *http.Request, start time.Time) {
 		s.opts.Observer.Observe(w.Route, r.Method, status, in, w.written, took)
 	}
 	if s.opts.AccessLog {
-		var certificate slog.Attr // which is left out if it stays empty
+		var certificate, limited slog.Attr // which are left out if they stay empty
 		if c := s.ClientCertificate(r); c != nil {
 			certificate = slog.String("certificate", c.Subject.String())
+		}
+		if w.Limited != "" {
+			limited = slog.String("limited", w.Limited)
 		}
 		s.opts.Log.LogAttrs(context.Background(), slog.LevelInfo, "request",
 			slog.String("id", w.id),
@@ -127,7 +130,7 @@ func (s *Server) finish(w *Response, r *http.Request, start time.Time) {
 			slog.Int64("out", w.written),
 			slog.Int64("us", took.Microseconds()),
 			slog.String("agent", r.UserAgent()),
-			certificate)
+			certificate, limited)
 	}
 }
 
