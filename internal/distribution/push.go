@@ -14,6 +14,9 @@ import (
 // startUpload serves end-4 and end-11 (spec.md#pushing-blobs).
 func (h *Handler) startUpload(w *web.Response, req *request) error {
 	q := req.query
+	if err := h.reg.CheckChange(req.http.Context(), req.repository); err != nil {
+		return err
+	}
 	if q.Has("mount") {
 		d, err := oci.ParseDigest(q.Get("mount"))
 		if err != nil {
