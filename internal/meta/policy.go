@@ -29,7 +29,7 @@ func (t *tx) policies(r oci.Repository) (*policy.Set, error) {
 		err := readProtection(&p, repositories, tags)
 		set.Protections = append(set.Protections, p)
 		return err
-	}, `SELECT 0, organization, '', '', message FROM freeze WHERE organization IN ('', $1)
+	}, `SELECT 0, organization, '', '', message FROM content_freeze WHERE organization IN ('', $1)
 		UNION ALL SELECT id, organization, repositories, tags, '' FROM tag_protection WHERE organization IN ('', $1)`, access.Organization(r))
 	return set, err
 }
@@ -121,7 +121,7 @@ type Freeze struct {
 // that is there already gets the new message.
 func (db *DB) SetFreeze(ctx context.Context, f *Freeze) error {
 	return db.addPolicy(ctx, func(t *tx) error {
-		_, err := t.exec(`INSERT INTO freeze (organization, message, since, created_by) VALUES ($1, $2, $3, $4)
+		_, err := t.exec(`INSERT INTO content_freeze (organization, message, since, created_by) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (organization) DO UPDATE SET message = excluded.message, created_by = excluded.created_by`,
 			f.Organization, asText(f.Message), f.Since.UnixMilli(), asText(f.By))
 		return err
@@ -132,6 +132,10 @@ func (db *DB) SetFreeze(ctx context.Context, f *Freeze) error {
 // registry, if there is one, comes first.
 func (db *DB) Freezes(ctx context.Context, after string, n int) ([]*Freeze, error) {
 	var all []*Freeze
+	more := `>`
+	if after == "" {
+		more = `>=`
+	}
 	err := db.query(ctx, func(scan func(...any) error) error {
 		f := new(Freeze)
 		var since int64
@@ -139,7 +143,7 @@ func (db *DB) Freezes(ctx context.Context, after string, n int) ([]*Freeze, erro
 		f.Since = time.UnixMilli(since)
 		all = append(all, f)
 		return err
-	}, `SELECT organization, message, since, created_by FROM freeze WHERE $1 = '' OR organization > $1 ORDER BY organization LIMIT $2`, asText(after), n)
+	}, `SELECT organization, message, since, created_by FROM content_freeze WHERE organization `+more+` $1 ORDER BY organization LIMIT $2`, asText(after), n)
 	return all, err
 }
 
@@ -147,7 +151,7 @@ func (db *DB) Freezes(ctx context.Context, after string, n int) ([]*Freeze, erro
 func (db *DB) FreezeOf(ctx context.Context, organization string) (*Freeze, error) {
 	f := &Freeze{Freeze: policy.Freeze{Organization: organization}}
 	var since int64
-	err := db.queryRow(ctx, `SELECT message, since, created_by FROM freeze WHERE organization = $1`, asText(organization)).Scan(&f.Message, &since, &f.By)
+	err := db.queryRow(ctx, `SELECT message, since, created_by FROM content_freeze WHERE organization = $1`, asText(organization)).Scan(&f.Message, &since, &f.By)
 	f.Since = time.UnixMilli(since)
 	return f, err
 }
@@ -156,7 +160,7 @@ func (db *DB) FreezeOf(ctx context.Context, organization string) (*Freeze, error
 func (db *DB) DeleteFreeze(ctx context.Context, organization string) error {
 	return db.update(ctx, func(t *tx) error {
 		t.touchRights()
-		return t.one(`DELETE FROM freeze WHERE organization = $1`, asText(organization))
+		return t.one(`DELETE FROM content_freeze WHERE organization = $1`, asText(organization))
 	})
 }
 
@@ -174,7 +178,7 @@ func (db *DB) CheckChange(ctx context.Context, r oci.Repository) error {
 		err := scan(&f.Organization, &f.Message)
 		set.Freezes = append(set.Freezes, f)
 		return err
-	}, `SELECT organization, message FROM freeze WHERE organization IN ('', $1) ORDER BY organization`, access.Organization(r)); err != nil {
+	}, `SELECT organization, message FROM content_freeze WHERE organization IN ('', $1) ORDER BY organization`, access.Organization(r)); err != nil {
 		return fmt.Errorf("freezes of %s: %w", r, err)
 	}
 	db.cache.put(k, version, set, 0)

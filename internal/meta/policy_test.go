@@ -174,3 +174,20 @@ func TestFreezeIsAtOnce(t *testing.T) {
 		must(t, db.DeleteFreeze(t.Context(), ""))
 	}
 }
+
+// exercisePolicies calls every method of policies.
+func exercisePolicies(t *testing.T, db *DB) {
+	t.Helper()
+	ctx := t.Context()
+	p := protect(t, db, "team", "v*")
+	_, err := db.Protections(ctx, "team", 0, 10)
+	must(t, err)
+	must(t, db.DeleteProtection(ctx, "team", p.ID))
+	must(t, db.SetFreeze(ctx, &Freeze{Freeze: policy.Freeze{Organization: "team"}}))
+	_, err = db.FreezeOf(ctx, "team")
+	must(t, err)
+	_, err = db.Freezes(ctx, "", 10)
+	must(t, err)
+	must(t, db.CheckChange(ctx, "other/app"))
+	must(t, db.DeleteFreeze(ctx, "team"))
+}

@@ -14,7 +14,7 @@ CREATE TABLE tag_protection (
 CREATE INDEX tag_protection_organization ON tag_protection (organization, id);
 
 -- Who wants to change something meanwhile is told the message.
-CREATE TABLE freeze (
+CREATE TABLE content_freeze (
   organization TEXT COLLATE "C" PRIMARY KEY,
   message      TEXT COLLATE "C" NOT NULL,
   since        BIGINT NOT NULL,
