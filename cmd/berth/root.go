@@ -41,6 +41,8 @@ and podman login keep.`,
 		newAuthCommand(),
 		newCredentialCommand(),
 		newAuditCommand(),
+		newFreezeCommand(),
+		newUnfreezeCommand(),
 		newVersionCommand(),
 	)
 	root.InitDefaultHelpCmd()

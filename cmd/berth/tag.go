@@ -20,7 +20,7 @@ func newTagCommand() *cobra.Command {
 		Use:   "tag",
 		Short: "Work with the tags of a repository",
 	}
-	cmd.AddCommand(newTagListCommand())
+	cmd.AddCommand(newTagListCommand(), newTagProtectCommand(), newTagProtectionsCommand(), newTagUnprotectCommand())
 	return cmd
 }
 

@@ -1,8 +1,8 @@
-// Package admin is the management API under /api/v1/: accounts, credentials, organizations, teams, grants, and why
-// somebody may do something or not.
+// Package admin is the management API under /api/v1/: accounts, credentials, organizations, teams, grants, why
+// somebody may do something or not, and what holds for content whoever pushes it.
 //
 // What holds true: each route is a row of one table, with the right that it needs; that right is asked for before anything of the
-// request is used but who makes it and what it names; whatever is named is looked for below what it belongs to; a secret is answered
+// request is used but who makes it and what it names; without access control there are no accounts to manage, and everybody may do the rest, as everybody may push; whatever is named is looked for below what it belongs to; a secret is answered
 // once and is never stored; there is always an administrator, once there was one; every change, and every one that somebody had no right
 // to, is in the audit log; the command line on the data folder goes the same way as requests over HTTP.
 package admin
@@ -29,6 +29,7 @@ const Prefix = "/api/v1/"
 
 // Options configure a Handler. Client is not needed where requests do not come over the network.
 type Options struct {
+	// Auth is nil without access control.
 	Auth *auth.Auth
 	DB   *meta.DB
 	Log  *slog.Logger
@@ -127,7 +128,20 @@ var routes = slices.Concat(
 	robotRoutes("organizations/{organization}/", rightOrganization),
 	grantRoutes("", rightRegistry),
 	grantRoutes("organizations/{organization}/", rightOrganization),
+	contentRoutes,
 )
+
+// contentRoutes are those of routes that are not about accounts. They are there without access control, too.
+var contentRoutes = slices.Concat(
+	[]route{{"GET", "freezes", rightRegistry, "", (*Handler).listFreezes}},
+	policyRoutes("", rightRegistry),
+	policyRoutes("organizations/{organization}/", rightOrganization),
+)
+
+// content tells whether a row is of contentRoutes.
+func (row *route) content() bool {
+	return slices.ContainsFunc(contentRoutes, func(c route) bool { return c.method == row.method && c.path == row.path })
+}
 
 func robotRoutes(parent string, right right) []route {
 	return []route{
@@ -254,6 +268,10 @@ func (h *Handler) authorize(w *web.Response, c *call, row *route) error {
 		return errInvalid("the command line on the data folder has no account of its own: name the user")
 	case c.local:
 		return nil
+	case h.opts.Auth == nil && row.content():
+		return h.opts.Limits.Request(w, h.opts.Limits.Network(c.Request), "")
+	case h.opts.Auth == nil:
+		return errNotFound("nothing like this without access control: the server has to be started with auth.enabled")
 	case row.right == rightNone:
 		return h.opts.Limits.SignIn(w, c.Request, false)
 	}

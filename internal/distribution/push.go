@@ -17,6 +17,9 @@ func (h *Handler) startUpload(w *web.Response, req *request) error {
 		return err
 	}
 	q := req.query
+	if err := h.reg.CheckChange(req.http.Context(), req.repository); err != nil {
+		return err
+	}
 	if q.Has("mount") {
 		d, err := oci.ParseDigest(q.Get("mount"))
 		if err != nil {

@@ -246,6 +246,9 @@ func (db *DB) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest, o 
 			WHERE b.digest = $2`+t.locking("FOR UPDATE OF rb"), repo, d.String()).Scan(&blob); err != nil {
 			return err
 		}
+		if _, err := t.changeable(r); err != nil {
+			return err
+		}
 		t.touch(r)
 		if _, err := t.unlinkBlob(repo, blob, now); err != nil {
 			return err

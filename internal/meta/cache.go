@@ -45,11 +45,12 @@ const (
 	ofManifest cacheKind = iota
 	ofBlob
 	ofFacts
+	ofFreeze // repository is the organization
 )
 
 type cacheEntry struct {
 	version uint64
-	value   any // *Manifest, *Blob or *access.Facts
+	value   any // *Manifest, *Blob, *access.Facts or *policy.Set
 	cost    int
 }
 
@@ -73,7 +74,7 @@ func (c *cache) version(k cacheKey) uint64 {
 		return 0
 	}
 	v := c.counter(k.repository).Load()
-	if k.kind == ofFacts {
+	if k.kind == ofFacts || k.kind == ofFreeze {
 		v += c.rights.Load() // both only grow, so the sum stays the same only if both do
 	}
 	return v

@@ -29,6 +29,8 @@ import (
 //     the row in order to change it.
 //   - The table signing_key: who adds a key.
 //
+// Who adds a policy locks the table repository, so that all wait who want to lock a row of it, and then see the policy.
+//
 // Whatever else may go between a look and a change is caught by a foreign key or a unique key, whose violation (like a
 // deadlock) makes the whole change run again.
 

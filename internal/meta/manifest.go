@@ -120,7 +120,7 @@ func (e *MissingError) Error() string {
 	return "missing: " + strings.Join(names, ", ")
 }
 
-// PutManifest stores a manifest and sets its tags. A manifest that is there
+// PutManifest stores a manifest and sets its tags, unless policies forbid that (*policy.FrozenError, *policy.ProtectedError). A manifest that is there
 // already stays as it is and only gets the tags.
 // It returns how much of a new manifest's content is absent, foreign layers aside,
 // or a *MissingError if n says that it is needed.
@@ -135,14 +135,21 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 		if err != nil {
 			return err
 		}
+		held, err := t.changeable(n.Repository)
+		if err != nil {
+			return err
+		}
 		if n.Condition != nil && len(n.Tags) > 0 && !n.Condition(current[n.Tags[0]].digest) {
 			return ErrCondition
 		}
-		if n.Allow != nil {
-			for _, tag := range n.Tags {
+		for _, tag := range n.Tags {
+			if n.Allow != nil {
 				if err := n.Allow(tag, current[tag].digest); err != nil {
 					return err
 				}
+			}
+			if err := held.CheckTag(n.Repository, tag, current[tag].digest, n.Digest); err != nil {
+				return err
 			}
 		}
 		var id int64
@@ -350,13 +357,22 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 		if err := t.queryRow(`SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2`, repo, d.String()).Scan(&id); err != nil {
 			return err
 		}
-		if allow != nil {
+		held, err := t.changeable(r)
+		if err != nil {
+			return err
+		}
+		if allow != nil || len(held.Protections) > 0 {
 			if err := t.query(func(scan func(...any) error) error {
 				var tag oci.Tag
 				if err := scan(&tag); err != nil {
 					return err
 				}
-				return allow(tag, d)
+				if allow != nil {
+					if err := allow(tag, d); err != nil {
+						return err
+					}
+				}
+				return held.CheckTag(r, tag, d, oci.Digest{})
 			}, `SELECT name FROM tag WHERE manifest_id = $1 ORDER BY name`, id); err != nil {
 				return err
 			}

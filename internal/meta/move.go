@@ -225,6 +225,8 @@ func MovedTables() []Table {
 		table("trust_rule", "id account_id credential_id issuer rule created_at", 0),
 		table("signing_key", "kid private signs_from known_until", ""),
 		table("audit", "id at account_id actor credential client action object detail allowed", 0),
+		table("tag_protection", "id organization repositories tags created_at created_by", 0),
+		table("content_freeze", "organization message since created_by", ""),
 		table("repository", "id name created_at listed public", 0),
 		table("blob", "id digest size storage_key created_at", 0),
 		table("repository_blob", "repository_id blob_id unreferenced_since", 0, 0),

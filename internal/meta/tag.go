@@ -68,7 +68,7 @@ func (t *tx) findTags(repo int64, tags []oci.Tag) (map[oci.Tag]pointer, error) {
 	return found, err
 }
 
-// DeleteTag deletes a tag, not its manifest, or returns ErrNotFound.
+// DeleteTag deletes a tag, not its manifest, or returns ErrNotFound, or a *policy.FrozenError or *policy.ProtectedError.
 func (db *DB) DeleteTag(ctx context.Context, r oci.Repository, tag oci.Tag, o Origin, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
 		repo, err := t.lockRepository(r)
@@ -78,6 +78,17 @@ func (db *DB) DeleteTag(ctx context.Context, r oci.Repository, tag oci.Tag, o Or
 		var old string
 		if err := t.queryRow(`SELECT m.digest FROM tag t JOIN manifest m ON m.id = t.manifest_id
 			WHERE t.repository_id = $1 AND t.name = $2`, repo, string(tag)).Scan(&old); err != nil {
+			return err
+		}
+		held, err := t.changeable(r)
+		if err != nil {
+			return err
+		}
+		current, err := oci.ParseDigest(old)
+		if err != nil {
+			return err
+		}
+		if err := held.CheckTag(r, tag, current, oci.Digest{}); err != nil {
 			return err
 		}
 		t.touch(r)

@@ -21,6 +21,7 @@ import (
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/policy"
 )
 
 // Sparse says which parts of a manifest may be missing when it is pushed
@@ -95,9 +96,15 @@ func New(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (*Reg
 	return &Registry{db: db, store: store, opts: opts, key: key, active: make(map[string]*receiving), ended: ended}, nil
 }
 
-// Explain tells a client what it should hear of a failure of the storage, or nil if that is nothing.
+// Explain tells a client what it should hear of a failure of the storage, or of a policy that forbids a change, or nil if that is nothing.
 func Explain(err error) *oci.Error {
+	freeze, frozen := errors.AsType[*policy.FrozenError](err)
+	held, protected := errors.AsType[*policy.ProtectedError](err)
 	switch {
+	case frozen:
+		return oci.Errorf(oci.CodeDenied, "%v", freeze)
+	case protected:
+		return oci.Errorf(oci.CodeDenied, "%v", held)
 	case errors.Is(err, blob.ErrNoSpace) || meta.IsFull(err):
 		return oci.Errorf(oci.CodeUnknown, "the registry's storage is full: nothing can be pushed until the operator makes room; pulls go on").
 			WithStatus(http.StatusInsufficientStorage)
@@ -107,6 +114,11 @@ func Explain(err error) *oci.Error {
 		return oci.Errorf(oci.CodeUnknown, "the registry cannot reach its storage at this moment: try again").WithStatus(http.StatusServiceUnavailable)
 	}
 	return nil
+}
+
+// CheckChange fails if content of the repository is read-only, so that a client learns of it before a long upload.
+func (g *Registry) CheckChange(ctx context.Context, r oci.Repository) error {
+	return g.db.CheckChange(ctx, r)
 }
 
 var errDeleteOff = oci.Errorf(oci.CodeUnsupported, "deleting is switched off on this registry")
