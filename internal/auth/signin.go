@@ -119,10 +119,12 @@ func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Add
 	until = now.Add(verifiedFor)
 	guessed := "" // the account whose password may have been guessed
 	how := "password"
+	var c *meta.Credential // that the secret is, if it is one of ours
 	switch kind, ok := secretKind(secret); {
 	case ok:
-		how = "" // bySecret notes it
-		id, err = a.bySecret(ctx, name, secret, kind, client, now)
+		if id, c, err = a.bySecret(ctx, name, secret, kind); err == nil {
+			how = string(c.Kind) + " " + c.Label()
+		}
 	case looksLikeJWT(secret):
 		how = "trust"
 		var expiry time.Time
@@ -136,19 +138,43 @@ func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Add
 		guessed = name
 		id, err = a.byPassword(ctx, name, secret, now)
 	}
-	if err == nil && how != "" {
+	if err == nil {
 		err = a.mustStand(ctx, id, client)
 	}
 	switch {
 	case errors.Is(err, ErrCredentials):
-		a.failed(ctx, name, guessed, client)
+		a.failed(ctx, guessed, client, func() {
+			if id.Account != 0 {
+				a.noteSignIn(ctx, &id, how, client) // which finds out why it was in vain
+			} else {
+				a.noteFailure(ctx, name, client)
+			}
+		})
 	case err == nil && guessed != "":
 		a.succeeded(ctx, guessed)
 	}
-	if err == nil && how != "" {
-		a.noteSignIn(ctx, &id, how, client)
+	if err != nil {
+		return Identity{}, until, err
 	}
-	return id, until, err
+	if c == nil {
+		a.noteSignIn(ctx, &id, how, client)
+	} else {
+		a.noteUse(ctx, &id, c, how, client, now)
+	}
+	return id, until, nil
+}
+
+// noteUse notes when and from where a credential was used last, and the first sign-in with it from there on a day.
+func (a *Auth) noteUse(ctx context.Context, id *Identity, c *meta.Credential, how string, client netip.Addr, now time.Time) {
+	elsewhere := c.UsedFrom != client.String()
+	if elsewhere || now.Sub(c.Used) > usedEvery {
+		if err := a.db.UsedCredential(ctx, c.ID, client.String(), now); err != nil {
+			a.opts.Log.Warn("the use of a credential could not be stored", "account", id.Name, "credential", c.ID, "error", err)
+		}
+	}
+	if elsewhere || now.Sub(c.Used) > usedEntryEvery {
+		a.noteSignIn(ctx, id, how, client)
+	}
 }
 
 // mustStand is Stands for who signs in. It returns ErrCredentials for who may not sign in at all, or not from there, although the password or secret is right: neither what
@@ -162,27 +188,15 @@ func (a *Auth) mustStand(ctx context.Context, id Identity, client netip.Addr) er
 const anyName = "token"
 
 // bySecret signs in with a personal access token, a robot's secret or a refresh token.
-func (a *Auth) bySecret(ctx context.Context, name, secret string, kind meta.CredentialKind, client netip.Addr, now time.Time) (Identity, error) {
+func (a *Auth) bySecret(ctx context.Context, name, secret string, kind meta.CredentialKind) (Identity, *meta.Credential, error) {
 	c, account, err := a.db.CredentialByHash(ctx, hashSecret(secret))
 	if errors.Is(err, meta.ErrNotFound) || err == nil && (c.Kind != kind || account.Name != name && name != anyName && name != "") {
-		return Identity{}, ErrCredentials
+		return Identity{}, nil, ErrCredentials
 	}
 	if err != nil {
-		return Identity{}, err
+		return Identity{}, nil, err
 	}
-	id := Identity{Account: account.ID, Credential: c.ID, Name: account.Name}
-	if err := a.mustStand(ctx, id, client); err != nil {
-		return Identity{}, err
-	}
-	if now.Sub(c.Used) > usedEvery || c.UsedFrom != client.String() {
-		if err := a.db.UsedCredential(ctx, c.ID, client.String(), now); err != nil {
-			a.opts.Log.Warn("the use of a credential could not be stored", "account", account.Name, "credential", c.ID, "error", err)
-		}
-	}
-	if now.Sub(c.Used) > usedEntryEvery || c.UsedFrom != client.String() {
-		a.noteSignIn(ctx, &id, string(c.Kind)+" "+c.Label(), client)
-	}
-	return id, nil
+	return Identity{Account: account.ID, Credential: c.ID, Name: account.Name}, c, nil
 }
 
 // byPassword signs in a user, who is kept here or elsewhere.

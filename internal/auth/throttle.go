@@ -97,8 +97,8 @@ func (a *Auth) locked(ctx context.Context, subjects ...string) error {
 	return nil
 }
 
-// failed counts and notes a failure; guessed is the account if what failed was a password.
-func (a *Auth) failed(ctx context.Context, name, guessed string, client netip.Addr) {
+// failed counts a failure, and has entry note it unless there are too many; guessed is the account if what failed was a password.
+func (a *Auth) failed(ctx context.Context, guessed string, client netip.Addr, entry func()) {
 	note := func(subject string, free int, most time.Duration) (count int) {
 		err := a.db.NoteFailures(ctx, []string{subject}, failureWindow, func(n int) time.Duration {
 			count = n
@@ -113,7 +113,7 @@ func (a *Auth) failed(ctx context.Context, name, guessed string, client netip.Ad
 		note(accountSubject(guessed), accountFailures, accountLock)
 	}
 	if note(networkSubject(client), networkFailures, networkLock) <= maxFailureEntries {
-		a.noteFailure(ctx, name, client)
+		entry()
 	}
 }
 
