@@ -152,7 +152,7 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 		NeedManifests: sparse == SparseNone,
 		Condition:     p.Condition,
 		Allow:         p.allow(digest),
-		Origin:        p.Actor.origin("push"),
+		Origin:        g.origin(p.Actor, "push"),
 		Now:           time.Now(),
 	})
 	if missing, ok := errors.AsType[*meta.MissingError](err); ok {
@@ -183,15 +183,15 @@ func (g *Registry) DeleteManifest(ctx context.Context, r oci.Repository, ref oci
 	var err error
 	switch {
 	case ref.IsDigest() && allow == nil:
-		err = g.db.DeleteManifest(ctx, r, ref.Digest, nil, by.origin("delete"), time.Now())
+		err = g.db.DeleteManifest(ctx, r, ref.Digest, nil, g.origin(by, "delete"), time.Now())
 	case ref.IsDigest():
-		err = g.db.DeleteManifest(ctx, r, ref.Digest, func(tag oci.Tag, _ oci.Digest) error { return allow(tag) }, by.origin("delete"), time.Now())
+		err = g.db.DeleteManifest(ctx, r, ref.Digest, func(tag oci.Tag, _ oci.Digest) error { return allow(tag) }, g.origin(by, "delete"), time.Now())
 	default:
 		if allow != nil {
 			err = allow(ref.Tag)
 		}
 		if err == nil {
-			err = g.db.DeleteTag(ctx, r, ref.Tag, by.origin("delete"), time.Now())
+			err = g.db.DeleteTag(ctx, r, ref.Tag, g.origin(by, "delete"), time.Now())
 		}
 	}
 	if errors.Is(err, meta.ErrNotFound) {

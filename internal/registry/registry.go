@@ -44,6 +44,8 @@ type Options struct {
 	Grace time.Duration
 	// UploadExpiry is how long an upload session lives without being used.
 	UploadExpiry time.Duration
+	// Trash keeps what is deleted, until the collector empties the trash.
+	Trash bool
 	// ReadOnly promises that nothing will be pushed or deleted. The database may be open for reading only.
 	ReadOnly bool
 }
@@ -55,10 +57,6 @@ type Actor struct {
 	Credential string
 	Client     string
 	Audit      bool // the change has an entry in the audit log
-}
-
-func (a Actor) origin(method string) meta.Origin {
-	return meta.Origin{Actor: a.Name, Method: method, Audit: a.Audit, AccountID: a.Account, Credential: a.Credential, Client: a.Client}
 }
 
 // Registry serves one registry's content. It may be used concurrently.
@@ -74,6 +72,11 @@ type Registry struct {
 	// ended has the IDs of the sessions that became a blob last. Of others, and after a restart, a session that
 	// has ended and one that has not begun look the same; nothing rests on the difference.
 	ended *lru.Cache[string, struct{}]
+}
+
+// origin is what the logs say of a change by somebody.
+func (g *Registry) origin(a Actor, method string) meta.Origin {
+	return meta.Origin{Actor: a.Name, Credential: a.Credential, Method: method, Trash: g.opts.Trash, Audit: a.Audit, AccountID: a.Account, Client: a.Client}
 }
 
 const rememberEnded = 4096
@@ -192,12 +195,12 @@ func (g *Registry) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Diges
 	if !g.opts.Delete {
 		return errDeleteOff
 	}
-	err := g.db.DeleteBlob(ctx, r, d, by.origin("delete"), time.Now())
+	err := g.db.DeleteBlob(ctx, r, d, g.origin(by, "delete"), time.Now())
 	switch {
 	case errors.Is(err, meta.ErrNotFound):
 		return blobUnknown(r, d)
 	case errors.Is(err, meta.ErrReferenced):
-		return oci.Errorf(oci.CodeUnsupported, "blob %s is needed by a manifest of %s: delete the manifest first", d, r)
+		return oci.Errorf(oci.CodeUnsupported, "blob %s is needed by a manifest of %s, or by one in its trash: delete the manifest first, and empty the trash", d, r)
 	case err != nil:
 		return fmt.Errorf("delete blob %s@%s: %w", r, d, err)
 	}

@@ -49,6 +49,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		Delete:       cfg.Delete,
 		Grace:        cfg.Collection.Grace.D(),
 		UploadExpiry: cfg.Uploads.Expire.D(),
+		Trash:        cfg.Trash.Keep > 0,
 		ReadOnly:     cfg.ReadOnly,
 	})
 	if err != nil {
@@ -122,6 +123,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 			Log:          log,
 			Grace:        cfg.Collection.Grace.D(),
 			UploadExpiry: cfg.Uploads.Expire.D(),
+			TrashKeep:    cfg.Trash.Keep.D(),
 			Observe:      observeCollection(metrics),
 		})
 		jobs = append(jobs, job.Job{Name: "collection", Every: cfg.Collection.Interval.D(), Run: collector.Run})
