@@ -41,7 +41,7 @@ var allowed = map[string][]string{
 	"internal/distribution":  {"internal/access", "internal/auth", "internal/meta", "internal/oci", "internal/registry", "internal/web"},
 	"internal/auth/ldap":     {},
 	"internal/auth/htpasswd": {},
-	"internal/admin":         {"internal/access", "internal/auth", "internal/auth/oidc", "internal/meta", "internal/oci", "internal/web"},
+	"internal/admin":         {"internal/access", "internal/auth", "internal/auth/oidc", "internal/meta", "internal/oci", "internal/registry", "internal/web"},
 	"internal/signin":        {"internal/auth", "internal/auth/oidc", "internal/oci", "internal/web"},
 	"internal/server": {
 		"internal/admin", "internal/auth", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/token",

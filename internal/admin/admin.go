@@ -1,5 +1,5 @@
 // Package admin is the management API under /api/v1/: accounts, credentials, organizations, teams, grants, and why
-// somebody may do something or not.
+// somebody may do something or not; and the history and the trash of repositories, which are there without access control, too.
 //
 // What holds true: each route is a row of one table, with the right that it needs; that right is asked for before anything of the
 // request is used but who makes it and what it names; whatever is named is looked for below what it belongs to; a secret is answered
@@ -21,6 +21,7 @@ import (
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/web"
 )
 
@@ -29,9 +30,13 @@ const Prefix = "/api/v1/"
 
 // Options configure a Handler. Client is not needed where requests do not come over the network.
 type Options struct {
-	Auth *auth.Auth
-	DB   *meta.DB
-	Log  *slog.Logger
+	// Auth is nil where there is no access control. There are no accounts to manage then, and everybody may do what concerns content.
+	Auth     *auth.Auth
+	DB       *meta.DB
+	Registry *registry.Registry
+	Log      *slog.Logger
+	// TrashKeep is how long what was deleted can be taken back.
+	TrashKeep time.Duration
 	// Service is what challenges call this registry.
 	Service string
 	// Client tells the address that a request comes from.
@@ -67,6 +72,7 @@ const (
 	rightOrganization right = "organization" // to administer the organization that the path names
 	rightRepository   right = "repository"   // to administer the organization of the repository that the path names
 	rightRegistry     right = "registry"     // to administer the registry
+	rightContent      right = "content"      // to do to repositories what the request does, which its handler asks for each of them
 )
 
 // route is a row of the table: who calls method on path needs right and is served by serve. action is the name of a change; without it, nothing is changed.
@@ -116,6 +122,18 @@ var routes = slices.Concat(
 
 		{"GET", "repositories/{repository...}", rightRepository, "", (*Handler).showRepository},
 		{"PUT", "repositories/{repository...}", rightRepository, "repository.visibility", (*Handler).setRepository},
+		{"DELETE", "repositories/{repository...}", rightContent, "repository.delete", (*Handler).deleteRepository},
+		{"GET", "contents/{repository...}", rightContent, "", (*Handler).showContents},
+
+		{"GET", "history/moves", rightContent, "", (*Handler).listMoves},
+		{"GET", "history/tags", rightContent, "", (*Handler).listTagsAt},
+		{"GET", "history/changes", rightContent, "", (*Handler).listChanges},
+		{"GET", "history/restore", rightContent, "", (*Handler).planRestore},
+		{"POST", "history/restore", rightContent, "history.restore", (*Handler).restore},
+		{"GET", "trash", rightContent, "", (*Handler).listTrash},
+		{"POST", "trash/empty", rightContent, "trash.empty", (*Handler).emptyTrash},
+		{"POST", "trash/undelete", rightContent, "trash.undelete", (*Handler).undelete},
+
 		{"GET", "explain", rightSignedIn, "", (*Handler).explain},
 
 		{"GET", "audit", rightRegistry, "", (*Handler).listAudit},
@@ -248,7 +266,14 @@ func (h *Handler) authorize(w *web.Response, c *call, row *route) error {
 	switch {
 	case c.local && (row.right == rightItself || row.right == rightSignedIn && row.path != "explain"):
 		return errInvalid("the command line on the data folder has no account of its own: name the user")
-	case c.local, row.right == rightNone:
+	case c.local:
+		return nil
+	case h.opts.Auth == nil && row.right != rightContent:
+		return errNotFound("nothing to manage at %s: access control is switched off (auth.enabled)", clip(row.path))
+	case h.opts.Auth == nil:
+		c.identity = h.anonymous(c)
+		return nil
+	case row.right == rightNone:
 		return nil
 	}
 	id, err := h.opts.Auth.Identify(c.Request, h.opts.Client(c.Request))
@@ -279,7 +304,7 @@ func (h *Handler) mayCall(w *web.Response, c *call, row *route) error {
 	var d access.Decision
 	var err error
 	switch ctx := c.Context(); row.right {
-	case rightSignedIn:
+	case rightSignedIn, rightContent:
 		return nil // to sign in is to stand
 	case rightItself:
 		d, err = h.opts.Auth.ManagesItself(ctx, &c.identity)

@@ -29,6 +29,8 @@ var (
 	administrators = []string{root, shortRoot}
 	owners         = append([]string{owner, everywhere}, administrators...)
 	signedIn       = []string{person, owner, stranger, root, robot, everywhere, narrowOwner, narrowRoot, shortRoot}
+	deleters       = append([]string{narrowOwner}, owners...)
+	pullers        = append([]string{robot, narrowRoot}, deleters...)
 	whole          = []string{person, owner, stranger, root, everywhere} // with all that their accounts may
 )
 
@@ -74,6 +76,18 @@ var routeTests = []struct {
 
 	{"GET", "repositories/{repository...}", "repositories/team/app", "", 200, owners},
 	{"PUT", "repositories/{repository...}", "repositories/team/app", `{"visibility":"public"}`, 204, owners},
+	{"DELETE", "repositories/{repository...}", "repositories/team/app?through=0", "", 200, deleters},
+	{"GET", "contents/{repository...}", "contents/team/app", "", 200, pullers},
+
+	{"GET", "history/moves", "history/moves?repository=team/app", "", 200, pullers},
+	{"GET", "history/tags", "history/tags?scope=team/app&tag=1", "", 200, pullers},
+	{"GET", "history/changes", "history/changes?scope=team/app&from=2020-01-01T00:00:00Z", "", 200, pullers},
+	{"GET", "history/restore", "history/restore?scope=team/app&tag=1", "", 404, pullers},
+	{"POST", "history/restore", "history/restore", `{"scope":"team/app","tag":"1"}`, 404, pullers},
+	{"GET", "trash", "trash?scope=team/app", "", 200, pullers},
+	{"POST", "trash/empty", "trash/empty", `{"scope":"team/app"}`, 200, deleters},
+	{"POST", "trash/undelete", "trash/undelete", `{"repository":"team/app"}`, 200, pullers},
+
 	{"GET", "explain", "explain?repository=team/app&action=pull", "", 200, signedIn},
 
 	{"GET", "audit", "audit", "", 200, administrators},

@@ -13,11 +13,14 @@ import (
 	"github.com/berthregistry/berth/internal/oci"
 )
 
-// Manifest returns a manifest by tag or digest (spec.md#pulling-manifests).
-// Without body, Body may be nil.
+// Manifest returns a manifest by tag or digest (spec.md#pulling-manifests). A tag that does not exist may stand for another one as of
+// a time, see oci.Tag.At. Without body, Body may be nil.
 func (g *Registry) Manifest(ctx context.Context, r oci.Repository, ref oci.Reference, body bool) (*meta.Manifest, error) {
 	m, err := g.db.Manifest(ctx, r, ref, body)
 	if errors.Is(err, meta.ErrNotFound) {
+		if tag, at, ok := ref.Tag.At(); ok {
+			return g.manifestAt(ctx, r, ref.Tag, tag, at, body)
+		}
 		return nil, g.manifestUnknown(ctx, r, ref)
 	}
 	if err != nil {
@@ -132,6 +135,11 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 		alg = p.Reference.Digest.Algorithm()
 	} else {
 		tags = append([]oci.Tag{p.Reference.Tag}, tags...)
+	}
+	for _, tag := range tags {
+		if was, _, reserved := tag.At(); reserved {
+			return Pushed{}, oci.Errorf(oci.CodeManifestInvalid, "the tag %s cannot be set: tags of this form stand for %s as it was at a time", tag, was)
+		}
 	}
 	digest := oci.DigestBytes(alg, p.Body)
 	if p.Reference.IsDigest() && digest != p.Reference.Digest {

@@ -50,7 +50,7 @@ type Options struct {
 	ReadOnly bool
 }
 
-// Actor is who makes a change, for the tag log and the audit log.
+// Actor is who makes a change, for the tag log, the trash and the audit log.
 type Actor struct {
 	Name       string // of an account, or the network address of who did not sign in
 	Account    int64  // 0 for who did not sign in
@@ -81,11 +81,11 @@ func (g *Registry) origin(a Actor, method string) meta.Origin {
 
 const rememberEnded = 4096
 
-// New returns the registry over db and store.
+// New returns the registry over db and store. The store may be nil where nobody pushes or pulls, but tags and manifests are restored or deleted.
 func New(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (*Registry, error) {
 	key := make([]byte, 32)
 	rand.Read(key)
-	if !opts.ReadOnly {
+	if !opts.ReadOnly && store != nil {
 		var err error
 		if key, err = db.SettingOr(ctx, "upload_key", key); err != nil {
 			return nil, fmt.Errorf("read the key of upload sessions: %w", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/berthregistry/berth/internal/distribution"
 	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/job"
+	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/signin"
@@ -44,14 +45,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		return nil, nil, err
 	}
 	storage := &Storage{DB: db, Blobs: store}
-	reg, err := registry.New(ctx, db, store, registry.Options{
-		Sparse:       func(r oci.Repository) registry.Sparse { return registry.Sparse(cfg.SparseFor(r)) },
-		Delete:       cfg.Delete,
-		Grace:        cfg.Collection.Grace.D(),
-		UploadExpiry: cfg.Uploads.Expire.D(),
-		Trash:        cfg.Trash.Keep > 0,
-		ReadOnly:     cfg.ReadOnly,
-	})
+	reg, err := newRegistry(ctx, cfg, db, store)
 	if err != nil {
 		return nil, nil, errors.Join(err, storage.Close())
 	}
@@ -85,7 +79,6 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}
 	var accounts *auth.Auth
 	var tokens *token.Handler
-	var management *admin.Handler
 	var people *signin.Handler
 	closeSources := func() {}
 	if cfg.Auth.Enabled {
@@ -96,7 +89,11 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		if accounts, err = newAccounts(cfg, db, log, sources, server.ClientCertificate); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
-		management = admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, ReadOnly: cfg.ReadOnly})
+	}
+	management := admin.New(admin.Options{
+		Auth: accounts, DB: db, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), Client: server.Client, ReadOnly: cfg.ReadOnly,
+	})
+	if accounts != nil {
 		if err := offerSetup(ctx, cfg, log, management); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
@@ -147,11 +144,28 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}, nil
 }
 
-// routes sends a request to what serves its path. Without access control there is no token service and nothing to manage, without
+// newRegistry returns the registry of a configuration over what was opened.
+func newRegistry(ctx context.Context, cfg *Config, db *meta.DB, store blob.Store) (*registry.Registry, error) {
+	return registry.New(ctx, db, store, registry.Options{
+		Sparse:       func(r oci.Repository) registry.Sparse { return registry.Sparse(cfg.SparseFor(r)) },
+		Delete:       cfg.Delete,
+		Grace:        cfg.Collection.Grace.D(),
+		UploadExpiry: cfg.Uploads.Expire.D(),
+		Trash:        cfg.Trash.Keep > 0,
+		ReadOnly:     cfg.ReadOnly,
+	})
+}
+
+// routes sends a request to what serves its path. Without access control there is no token service and there are no accounts to manage, without
 // providers nobody signs in at one.
 func routes(protocol *distribution.Handler, tokens *token.Handler, management *admin.Handler, people *signin.Handler) web.HandlerFunc {
 	if tokens == nil {
-		return protocol.Serve
+		return func(w *web.Response, r *http.Request) error {
+			if strings.HasPrefix(r.URL.Path, admin.Prefix) {
+				return management.Serve(w, r)
+			}
+			return protocol.Serve(w, r)
+		}
 	}
 	return func(w *web.Response, r *http.Request) error {
 		switch r.URL.Path {
