@@ -73,8 +73,8 @@ mended; leftovers alone are no failure.`,
 		if asJSON {
 			lines.Encode(report)
 		} else {
-			fmt.Fprintf(out, "%d blobs (%d bytes), %d manifests, %d uploads; damaged: %d, leftover: %d, mended: %d\n",
-				report.Blobs, report.Bytes, report.Manifests, report.Uploads, report.Damaged, report.Leftover, report.Mended)
+			fmt.Fprintf(out, "%d blobs (%d bytes), %d manifests and %d in the trash, %d uploads; damaged: %d, leftover: %d, mended: %d\n",
+				report.Blobs, report.Bytes, report.Manifests, report.Trash, report.Uploads, report.Damaged, report.Leftover, report.Mended)
 		}
 		if report.Damaged > 0 {
 			return errors.New("content is damaged")

@@ -287,16 +287,28 @@ func each[T any](ctx context.Context, m *management, path string, query url.Valu
 
 // listAll prints a list as a table or as lines of JSON.
 func listAll[T any](cmd *cobra.Command, m *management, path string, query url.Values, header []string, row func(T) []string) error {
+	return listUntil(cmd, m, path, query, header, func(item T) ([]string, bool) { return row(item), true })
+}
+
+// listUntil is listAll until row says that it is enough.
+func listUntil[T any](cmd *cobra.Command, m *management, path string, query url.Values, header []string, row func(T) (cells []string, more bool)) error {
 	out := cmd.OutOrStdout()
 	enc, tab := json.NewEncoder(out), newTable(out, "", header...)
 	for item, err := range each[T](cmd.Context(), m, path, query) {
-		if err == nil && m.json {
+		if err != nil {
+			return err
+		}
+		cells, more := row(item)
+		if m.json {
 			err = enc.Encode(item)
-		} else if err == nil {
-			err = tab.row(row(item)...)
+		} else {
+			err = tab.row(cells...)
 		}
 		if err != nil {
 			return err
+		}
+		if !more {
+			break
 		}
 	}
 	if m.json {

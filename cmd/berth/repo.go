@@ -14,7 +14,7 @@ func newRepoCommand() *cobra.Command {
 		Use:   "repo",
 		Short: "Work with the repositories of a registry",
 	}
-	cmd.AddCommand(newRepoListCommand(), newRepoVisibilityCommand())
+	cmd.AddCommand(newRepoListCommand(), newRepoVisibilityCommand(), newRepoDeleteCommand())
 	return cmd
 }
 

@@ -63,6 +63,8 @@ func TestScripts(t *testing.T) {
 			"index":  scriptIndex,
 			"attach": scriptAttach,
 			"get":    scriptGet,
+			"delete": scriptDelete,
+			"moment": scriptMoment,
 		},
 	})
 }
@@ -235,5 +237,32 @@ func scriptGet(ts *testscript.TestScript, neg bool, args []string) {
 	resp := a.Expect(status, "GET", args[1], nil)
 	if len(args) == 3 {
 		ts.Check(os.WriteFile(ts.MkAbs(args[2]), resp.Bytes, 0o644))
+	}
+}
+
+// scriptDelete is "delete [-to HOST] PATH": a manifest or a tag goes.
+func scriptDelete(ts *testscript.TestScript, neg bool, args []string) {
+	a, args := scriptAPI(ts, args)
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: delete [-to HOST] PATH")
+	}
+	a.Expect(http.StatusAccepted, "DELETE", args[0], nil)
+}
+
+// scriptMoment is "moment REPO TAG DIGEST": $moment becomes the time at which the tag began to point to the digest.
+func scriptMoment(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: moment REPO TAG DIGEST")
+	}
+	a, _ := scriptAPI(ts, nil)
+	resp := a.Expect(http.StatusOK, "GET", "/api/v1/history/moves?repository="+args[0]+"&tag="+args[1], nil)
+	var page struct {
+		Items []struct{ At, New string }
+	}
+	ts.Check(json.Unmarshal(resp.Bytes, &page))
+	for _, m := range page.Items {
+		if m.New == args[2] {
+			ts.Setenv("moment", m.At)
+		}
 	}
 }

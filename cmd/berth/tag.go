@@ -20,7 +20,8 @@ func newTagCommand() *cobra.Command {
 		Use:   "tag",
 		Short: "Work with the tags of a repository",
 	}
-	cmd.AddCommand(newTagListCommand(), newTagProtectCommand(), newTagProtectionsCommand(), newTagUnprotectCommand())
+	cmd.AddCommand(newTagListCommand(), newTagHistoryCommand(), newTagRestoreCommand(), newTagResolveCommand(),
+		newTagProtectCommand(), newTagProtectionsCommand(), newTagUnprotectCommand())
 	return cmd
 }
 
@@ -36,6 +37,7 @@ func newTagListCommand() *cobra.Command {
 	var (
 		conn connection
 		list tagList
+		at   string
 	)
 	cmd := &cobra.Command{
 		Use:     "ls [HOST/]REPO",
@@ -45,9 +47,12 @@ func newTagListCommand() *cobra.Command {
 an artifact, the size of all its blobs as they are stored, and when it was made.
 
 An index counts the blobs of all its platforms, each once. --quiet lists tags only, which
-takes one request for each thousand of them instead of a few for each.`,
+takes one request for each thousand of them instead of a few for each.
+
+--at lists the tags that were there at a time, of a Berth, with where their manifests are now: in the repository, in the trash or gone.`,
 		Example: `  berth tag ls team/app
   berth tag ls --quiet registry.example.com/team/app
+  berth tag ls --at 7d team/app
   berth tag ls --json team/app | jq -r 'select(.size > 1e9) | .tag'`,
 		Args: exactArgs("REPO"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -61,6 +66,9 @@ takes one request for each thousand of them instead of a few for each.`,
 			if list.parallel < 1 {
 				return usagef(cmd, "--parallel must be at least 1")
 			}
+			if at != "" {
+				return list.tagsAt(cmd, conn, ref, at)
+			}
 			repo, err := conn.repository(cmd.Context(), ref)
 			if err != nil {
 				return err
@@ -72,6 +80,7 @@ takes one request for each thousand of them instead of a few for each.`,
 		},
 	}
 	flags := cmd.Flags()
+	flags.StringVar(&at, "at", "", "list the tags of this `TIME`: 24h, 7d, 2026-12-31 or 2026-12-31T12:00:00Z")
 	flags.BoolVarP(&list.quiet, "quiet", "q", false, "print the tags only")
 	flags.BoolVar(&list.json, "json", false, "print one JSON object on each line")
 	flags.BoolVar(&list.noTrunc, "no-trunc", false, "print digests in full")

@@ -1,5 +1,5 @@
 // Package admin is the management API under /api/v1/: accounts, credentials, organizations, teams, grants, why
-// somebody may do something or not, and what holds for content whoever pushes it.
+// somebody may do something or not; and what is about content: its history, its trash, and what holds whoever pushes it.
 //
 // What holds true: each route is a row of one table, with the right that it needs; that right is asked for before anything of the
 // request is used but who makes it and what it names; without access control there are no accounts to manage, and everybody may do the rest, as everybody may push; whatever is named is looked for below what it belongs to; a secret is answered
@@ -21,6 +21,7 @@ import (
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/ratelimit"
+	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/web"
 )
 
@@ -30,9 +31,12 @@ const Prefix = "/api/v1/"
 // Options configure a Handler. Client is not needed where requests do not come over the network.
 type Options struct {
 	// Auth is nil without access control.
-	Auth *auth.Auth
-	DB   *meta.DB
-	Log  *slog.Logger
+	Auth     *auth.Auth
+	DB       *meta.DB
+	Registry *registry.Registry
+	Log      *slog.Logger
+	// TrashKeep is how long what was deleted can be taken back.
+	TrashKeep time.Duration
 	// Service is what challenges call this registry.
 	Service string
 	// Client tells the address that a request comes from.
@@ -69,6 +73,7 @@ const (
 	rightOrganization right = "organization" // to administer the organization that the path names
 	rightRepository   right = "repository"   // to administer the organization of the repository that the path names
 	rightRegistry     right = "registry"     // to administer the registry
+	rightContent      right = "content"      // to do to repositories what the request does, which its handler asks for each of them
 )
 
 // route is a row of the table: who calls method on path needs right and is served by serve. action is the name of a change; without it, nothing is changed.
@@ -118,6 +123,18 @@ var routes = slices.Concat(
 
 		{"GET", "repositories/{repository...}", rightRepository, "", (*Handler).showRepository},
 		{"PUT", "repositories/{repository...}", rightRepository, "repository.visibility", (*Handler).setRepository},
+		{"DELETE", "repositories/{repository...}", rightContent, "repository.delete", (*Handler).deleteRepository},
+		{"GET", "contents/{repository...}", rightContent, "", (*Handler).showContents},
+
+		{"GET", "history/moves", rightContent, "", (*Handler).listMoves},
+		{"GET", "history/tags", rightContent, "", (*Handler).listTagsAt},
+		{"GET", "history/changes", rightContent, "", (*Handler).listChanges},
+		{"GET", "history/restore", rightContent, "", (*Handler).planRestore},
+		{"POST", "history/restore", rightContent, "history.restore", (*Handler).restore},
+		{"GET", "trash", rightContent, "", (*Handler).listTrash},
+		{"POST", "trash/empty", rightContent, "trash.empty", (*Handler).emptyTrash},
+		{"POST", "trash/undelete", rightContent, "trash.undelete", (*Handler).undelete},
+
 		{"GET", "explain", rightSignedIn, "", (*Handler).explain},
 
 		{"GET", "audit", rightRegistry, "", (*Handler).listAudit},
@@ -128,19 +145,19 @@ var routes = slices.Concat(
 	robotRoutes("organizations/{organization}/", rightOrganization),
 	grantRoutes("", rightRegistry),
 	grantRoutes("organizations/{organization}/", rightOrganization),
-	contentRoutes,
+	policies,
 )
 
-// contentRoutes are those of routes that are not about accounts. They are there without access control, too.
-var contentRoutes = slices.Concat(
+// policies are those of routes that are not about accounts. They are there without access control, too.
+var policies = slices.Concat(
 	[]route{{"GET", "freezes", rightRegistry, "", (*Handler).listFreezes}},
 	policyRoutes("", rightRegistry),
 	policyRoutes("organizations/{organization}/", rightOrganization),
 )
 
-// content tells whether a row is of contentRoutes.
-func (row *route) content() bool {
-	return slices.ContainsFunc(contentRoutes, func(c route) bool { return c.method == row.method && c.path == row.path })
+// isPolicy tells whether a row is of policies.
+func (row *route) isPolicy() bool {
+	return slices.ContainsFunc(policies, func(c route) bool { return c.method == row.method && c.path == row.path })
 }
 
 func robotRoutes(parent string, right right) []route {
@@ -268,7 +285,8 @@ func (h *Handler) authorize(w *web.Response, c *call, row *route) error {
 		return errInvalid("the command line on the data folder has no account of its own: name the user")
 	case c.local:
 		return nil
-	case h.opts.Auth == nil && row.content():
+	case h.opts.Auth == nil && (row.right == rightContent || row.isPolicy()):
+		c.identity = h.anonymous(c)
 		return h.opts.Limits.Request(w, h.opts.Limits.Network(c.Request), "")
 	case h.opts.Auth == nil:
 		return errNotFound("nothing like this without access control: the server has to be started with auth.enabled")
@@ -310,7 +328,7 @@ func (h *Handler) mayCall(w *web.Response, c *call, row *route) error {
 	var d access.Decision
 	var err error
 	switch ctx := c.Context(); row.right {
-	case rightSignedIn:
+	case rightSignedIn, rightContent:
 		return nil // to sign in is to stand
 	case rightItself:
 		d, err = h.opts.Auth.ManagesItself(ctx, &c.identity)

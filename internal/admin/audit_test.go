@@ -37,13 +37,13 @@ func TestChangesHaveEntries(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer side.Close()
-			before := content(t, side)
+			before := stored(t, side)
 			execute(t, side, `CREATE TRIGGER refuse BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no entry'); END`)
 			path := Prefix + replace.Replace(test.path)
 			if a := w.do(by, test.method, path, test.body); a.StatusCode != 500 {
 				t.Errorf("without an entry: status %d: %s", a.StatusCode, a.body)
 			}
-			if after := content(t, side); !slices.Equal(before, after) {
+			if after := stored(t, side); !slices.Equal(before, after) {
 				t.Errorf("without an entry, this is changed:\n%q\n%q", before, after)
 			}
 			execute(t, side, `DROP TRIGGER refuse`)
@@ -51,7 +51,7 @@ func TestChangesHaveEntries(t *testing.T) {
 			if a := w.do(by, test.method, path, test.body); a.StatusCode != test.status {
 				t.Fatalf("status %d: %s", a.StatusCode, a.body)
 			}
-			if after := content(t, side); slices.Equal(before, after) {
+			if after := stored(t, side); slices.Equal(before, after) {
 				t.Error("nothing is changed")
 			}
 			added := entries(t, w.db)[len(last):]
@@ -78,8 +78,8 @@ func entries(t *testing.T, db *meta.DB) []meta.AuditEntry {
 	return all
 }
 
-// content returns all rows of a database, those of the audit log aside.
-func content(t *testing.T, db *sql.DB) []string {
+// stored returns all rows of a database, those of the audit log aside.
+func stored(t *testing.T, db *sql.DB) []string {
 	t.Helper()
 	var all []string
 	for _, table := range rowsOf(t, db, `SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('audit', 'sqlite_sequence') ORDER BY name`) {

@@ -29,6 +29,8 @@ var (
 	administrators = []string{root, shortRoot}
 	owners         = append([]string{owner, everywhere}, administrators...)
 	signedIn       = []string{person, owner, stranger, root, robot, everywhere, narrowOwner, narrowRoot, shortRoot}
+	deleters       = append([]string{narrowOwner}, owners...)
+	pullers        = append([]string{robot, narrowRoot}, deleters...)
 	whole          = []string{person, owner, stranger, root, everywhere} // with all that their accounts may
 )
 
@@ -74,6 +76,18 @@ var routeTests = []struct {
 
 	{"GET", "repositories/{repository...}", "repositories/team/app", "", 200, owners},
 	{"PUT", "repositories/{repository...}", "repositories/team/app", `{"visibility":"public"}`, 204, owners},
+	{"DELETE", "repositories/{repository...}", "repositories/team/app?through=0", "", 200, deleters},
+	{"GET", "contents/{repository...}", "contents/team/app", "", 200, pullers},
+
+	{"GET", "history/moves", "history/moves?repository=team/app", "", 200, pullers},
+	{"GET", "history/tags", "history/tags?scope=team/app&tag=1", "", 200, pullers},
+	{"GET", "history/changes", "history/changes?scope=team/app&from=2020-01-01T00:00:00Z", "", 200, pullers},
+	{"GET", "history/restore", "history/restore?scope=team/app&tag=1", "", 404, pullers},
+	{"POST", "history/restore", "history/restore", `{"scope":"team/app","tag":"1"}`, 404, pullers},
+	{"GET", "trash", "trash?scope=team/app", "", 200, pullers},
+	{"POST", "trash/empty", "trash/empty", `{"scope":"team/app"}`, 200, deleters},
+	{"POST", "trash/undelete", "trash/undelete", `{"repository":"team/app"}`, 200, pullers},
+
 	{"GET", "explain", "explain?repository=team/app&action=pull", "", 200, signedIn},
 
 	{"GET", "audit", "audit", "", 200, administrators},
@@ -112,6 +126,20 @@ var routeTests = []struct {
 	{"GET", "organizations/{organization}/grants", "organizations/team/grants", "", 200, owners},
 	{"POST", "organizations/{organization}/grants", "organizations/team/grants", `{"team":"dev","role":"owner"}`, 201, owners},
 	{"DELETE", "organizations/{organization}/grants/{id}", "organizations/team/grants/{grant}", "", 204, owners},
+
+	{"GET", "freezes", "freezes", "", 200, administrators},
+	{"GET", "protections", "protections", "", 200, administrators},
+	{"POST", "protections", "protections", `{"tags":["v*"]}`, 201, administrators},
+	{"DELETE", "protections/{id}", "protections/999", "", 404, administrators},
+	{"GET", "freeze", "freeze", "", 404, administrators},
+	{"PUT", "freeze", "freeze", `{"message":"closed"}`, 200, administrators},
+	{"DELETE", "freeze", "freeze", "", 404, administrators},
+	{"GET", "organizations/{organization}/protections", "organizations/team/protections", "", 200, owners},
+	{"POST", "organizations/{organization}/protections", "organizations/team/protections", `{"tags":["v*"]}`, 201, owners},
+	{"DELETE", "organizations/{organization}/protections/{id}", "organizations/team/protections/999", "", 404, owners},
+	{"GET", "organizations/{organization}/freeze", "organizations/team/freeze", "", 404, owners},
+	{"PUT", "organizations/{organization}/freeze", "organizations/team/freeze", `{"message":"closed"}`, 200, owners},
+	{"DELETE", "organizations/{organization}/freeze", "organizations/team/freeze", "", 404, owners},
 }
 
 // TestRoutes asks for everything as everybody: first as those who may not, and that changes nothing, since those who may come after them.

@@ -22,6 +22,7 @@ import (
 	"github.com/berthregistry/berth/internal/auth"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/web"
 )
 
@@ -73,7 +74,11 @@ func newNode(t testing.TB, database string) *world {
 		t.Fatal(err)
 	}
 	server := web.NewServer(web.Options{Log: log, AccessLog: true, Idle: time.Minute})
-	w.h = New(Options{Auth: a, DB: db, Log: log, Service: "berth", Client: server.Client, Now: now})
+	reg, err := registry.New(t.Context(), db, nil, registry.Options{Delete: true, Trash: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.h = New(Options{Auth: a, DB: db, Registry: reg, TrashKeep: time.Hour, Log: log, Service: "berth", Client: server.Client, Now: now})
 	s := httptest.NewServer(server.Handler(w.h.Serve))
 	w.url = s.URL
 	t.Cleanup(func() {

@@ -44,6 +44,7 @@ type Report struct {
 	Blobs     int64 `json:"blobs"`
 	Bytes     int64 `json:"bytes"`
 	Manifests int64 `json:"manifests"`
+	Trash     int64 `json:"trash"` // manifests that were deleted and can be taken back
 	Uploads   int64 `json:"uploads"`
 	Damaged   int64 `json:"damaged"`  // findings of damage that were not mended
 	Leftover  int64 `json:"leftover"` // other findings that were not mended
@@ -69,6 +70,7 @@ func Run(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (Repo
 	}{
 		{"the database", c.integrity},
 		{"manifests", c.manifests},
+		{"the trash", c.trash},
 		{"blobs", c.blobs},
 		{"links", c.links},
 		{"uploads", c.uploads},
@@ -121,20 +123,35 @@ func (c *check) integrity(ctx context.Context) error {
 }
 
 func (c *check) manifests(ctx context.Context) error {
+	return c.each(ctx, c.db.StoredManifests, &c.report.Manifests, "manifest %s@%s", c.manifest)
+}
+
+// trash looks at what is deleted and can be taken back. Which of its blobs its repository had when it was deleted, nobody knows; the
+// database keeps those by foreign keys.
+func (c *check) trash(ctx context.Context) error {
+	return c.each(ctx, c.db.StoredTrash, &c.report.Trash, "manifest %s@%s in the trash", func(_ context.Context, m meta.StoredManifest) (string, error) {
+		_, what := parse(m)
+		return what, nil
+	})
+}
+
+// each looks at manifests, page by page.
+func (c *check) each(ctx context.Context, read func(context.Context, int64, int) ([]meta.StoredManifest, error), seen *int64, name string,
+	look func(context.Context, meta.StoredManifest) (string, error)) error {
 	for after := int64(0); ; {
-		rows, err := c.db.StoredManifests(ctx, after, 10) // each may have megabytes
+		rows, err := read(ctx, after, 10) // each may have megabytes
 		if err != nil || len(rows) == 0 {
 			return err
 		}
 		for _, m := range rows {
 			after = m.ID
-			c.report.Manifests++
-			what, err := c.manifest(ctx, m)
+			*seen++
+			what, err := look(ctx, m)
 			if err != nil {
 				return err
 			}
 			if what != "" {
-				if err := c.found(true, fmt.Sprintf("manifest %s@%s", m.Repository, m.Digest), what, nil); err != nil {
+				if err := c.found(true, fmt.Sprintf(name, m.Repository, m.Digest), what, nil); err != nil {
 					return err
 				}
 			}
@@ -142,21 +159,29 @@ func (c *check) manifests(ctx context.Context) error {
 	}
 }
 
-// manifest returns what is wrong with a manifest, or "".
-func (c *check) manifest(ctx context.Context, m meta.StoredManifest) (string, error) {
+// parse returns what a row's body says, or what is wrong with it.
+func parse(m meta.StoredManifest) (parsed *oci.Manifest, what string) {
 	d, err := oci.ParseDigest(m.Digest)
 	if err != nil {
-		return err.Error(), nil
+		return nil, err.Error()
 	}
 	if got := oci.DigestBytes(d.Algorithm(), m.Body); got != d {
-		return fmt.Sprintf("its bytes are %s", got), nil
+		return nil, fmt.Sprintf("its bytes are %s", got)
 	}
 	if m.Size != int64(len(m.Body)) {
-		return fmt.Sprintf("it has %d bytes, the database says %d", len(m.Body), m.Size), nil
+		return nil, fmt.Sprintf("it has %d bytes, the database says %d", len(m.Body), m.Size)
 	}
-	parsed, err := oci.ParseManifest(m.MediaType, m.Body)
-	if err != nil {
-		return err.Error(), nil
+	if parsed, err = oci.ParseManifest(m.MediaType, m.Body); err != nil {
+		return nil, err.Error()
+	}
+	return parsed, ""
+}
+
+// manifest returns what is wrong with a manifest, or "".
+func (c *check) manifest(ctx context.Context, m meta.StoredManifest) (string, error) {
+	parsed, what := parse(m)
+	if what != "" {
+		return what, nil
 	}
 	present, missing, err := c.db.ManifestParts(ctx, m.ID)
 	if err != nil {

@@ -170,6 +170,23 @@ func (w *world) snapshot() string {
 	return b.String()
 }
 
+// trash deletes the manifest into the trash.
+func (w *world) trash() {
+	w.Helper()
+	w.must(w.db.DeleteManifest(w.Context(), "app", w.manifest, nil, meta.Origin{Trash: true}, time.Now()))
+}
+
+func TestTrash(t *testing.T) {
+	w := newWorld(t)
+	w.trash()
+	want := fsck.Report{Blobs: 3, Bytes: 2 + 6 + 5, Trash: 1, Uploads: 1}
+	for _, repair := range []bool{false, true} {
+		if got, found := w.check(true, repair); got != want {
+			t.Errorf("repair %t: %+v, %+v", repair, got, found)
+		}
+	}
+}
+
 func TestWhole(t *testing.T) {
 	w := newWorld(t)
 	want := fsck.Report{Blobs: 3, Bytes: 2 + 6 + 5, Manifests: 1, Uploads: 1}
@@ -236,6 +253,14 @@ func TestFindings(t *testing.T) {
 				w.sql(`UPDATE repository_blob SET unreferenced_since = 1 WHERE unreferenced_since IS NULL`)
 			},
 			damage: true, finding: "nothing keeps its blob " + digestOf("needed").String(),
+		},
+		"a manifest in the trash has other bytes": {
+			harm:   func(w *world) { w.trash(); w.sql(`UPDATE trashed_manifest SET body = CAST(body || ' ' AS BLOB)`) },
+			damage: true, finding: "its bytes are",
+		},
+		"a blob of the trash is missing": {
+			harm:   func(w *world) { w.trash(); w.must(os.Remove(w.blob(w.needed))) },
+			damage: true, finding: "missing; a manifest needs it",
 		},
 		"a foreign key is broken": {
 			harm:   func(w *world) { w.sql(`UPDATE tag SET manifest_id = 4711`) },

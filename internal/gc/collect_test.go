@@ -343,7 +343,7 @@ func TestRun(t *testing.T) {
 		b := text("spare")
 		w.push("app", b)
 		time.Sleep(long)
-		if result, err := w.collector.Run(w.Context()); err != nil || result != "1 blobs of 5 bytes, 0 uploads, 0 orphans" {
+		if result, err := w.collector.Run(w.Context()); err != nil || result != "1 blobs of 5 bytes, 0 uploads, 0 orphans, 0 deleted manifests" {
 			w.Errorf("the run said %q, %v", result, err)
 		}
 		w.want("app", b, false)

@@ -27,6 +27,8 @@ type Options struct {
 	Grace time.Duration
 	// UploadExpiry is how long an upload session stays that nobody uses.
 	UploadExpiry time.Duration
+	// TrashKeep is how long a deleted manifest stays in the trash. The grace period of its blobs begins then.
+	TrashKeep time.Duration
 	// Observe, if not nil, is told of each pass that has ended.
 	Observe func(Result, time.Duration, error)
 }
@@ -38,6 +40,7 @@ type Result struct {
 	Bytes        int64 // of those blobs
 	Repositories int64 // left empty
 	Uploads      int64 // expired sessions
+	Trash        int64 // manifests that had been deleted
 	Objects      int64 // objects deleted from the blob store
 	Orphans      int64 // of these, the ones that no row had spoken of
 }
@@ -70,10 +73,10 @@ func (c *Collector) Run(ctx context.Context) (result string, err error) {
 		c.opts.Log.Error("collection failed", "error", err)
 	case res != Result{}:
 		c.opts.Log.Info("collected", "links", res.Links, "blobs", res.Blobs, "bytes", res.Bytes,
-			"repositories", res.Repositories, "uploads", res.Uploads, "objects", res.Objects,
+			"repositories", res.Repositories, "uploads", res.Uploads, "trash", res.Trash, "objects", res.Objects,
 			"orphans", res.Orphans, "took", took)
 	}
-	return fmt.Sprintf("%d blobs of %d bytes, %d uploads, %d orphans", res.Blobs, res.Bytes, res.Uploads, res.Orphans), err
+	return fmt.Sprintf("%d blobs of %d bytes, %d uploads, %d orphans, %d deleted manifests", res.Blobs, res.Bytes, res.Uploads, res.Orphans, res.Trash), err
 }
 
 // batch bounds what one transaction takes away, so that pushes wait only briefly.
@@ -84,7 +87,7 @@ const batch = 200
 func (c *Collector) Collect(ctx context.Context) (Result, error) {
 	var res Result
 	var failed error
-	for _, step := range []func(context.Context, *Result) error{c.blobs, c.uploads, c.doomed, c.orphans, c.doomed} {
+	for _, step := range []func(context.Context, *Result) error{c.trash, c.blobs, c.uploads, c.doomed, c.orphans, c.doomed} {
 		err := step(ctx, &res)
 		failed = errors.Join(failed, err)
 		if ctx.Err() != nil || errors.Is(err, blob.ErrUnavailable) || errors.Is(err, meta.ErrUnavailable) {
@@ -118,6 +121,22 @@ func (c *Collector) blobs(ctx context.Context, res *Result) error {
 		res.Repositories += got.Repositories
 		if got.Links == 0 || len(links) < batch {
 			return nil // what is left is in use again
+		}
+	}
+}
+
+// trash empties the trash of what has been there long enough.
+func (c *Collector) trash(ctx context.Context, res *Result) error {
+	for {
+		now := time.Now()
+		e, err := c.db.ExpireTrash(ctx, now.Add(-c.opts.TrashKeep), batch, now)
+		if err != nil {
+			return fmt.Errorf("empty the trash: %w", err)
+		}
+		res.Trash += e.Manifests
+		res.Repositories += e.Repositories
+		if e.Manifests == 0 {
+			return nil
 		}
 	}
 }

@@ -261,7 +261,8 @@ func (db *DB) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest, o 
 	})
 }
 
-// unlinkBlob takes a blob from a repository, or fails with ErrReferenced. The caller has locked the link.
+// unlinkBlob takes a blob from a repository, or fails with ErrReferenced. The caller has locked the link. What lies in the trash keeps
+// its blobs as a manifest does, by the trigger trash_keeps_link.
 // With its last link the blob goes, and its bytes are doomed.
 func (t *tx) unlinkBlob(repo, blob int64, now time.Time) (gone bool, err error) {
 	unlinked, err := t.exec(`DELETE FROM repository_blob WHERE repository_id = $1 AND blob_id = $2

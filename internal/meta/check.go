@@ -16,7 +16,7 @@ type StoredBlob struct {
 	Digest string
 	Size   int64
 	Key    string
-	Needed bool // by a manifest of any repository
+	Needed bool // by a manifest of any repository, or one in the trash
 }
 
 // StoredBlobs returns up to n blobs after the given ID.
@@ -31,6 +31,9 @@ func (db *DB) StoredBlobs(ctx context.Context, after int64, n int) ([]StoredBlob
 		return nil
 	}, `SELECT id, digest, size, storage_key, EXISTS (SELECT 1 FROM repository_blob rb
 			JOIN manifest_blob mb ON mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id
+			WHERE rb.blob_id = blob.id)
+			OR EXISTS (SELECT 1 FROM repository_blob rb
+			JOIN trashed_manifest_blob tb ON tb.repository_id = rb.repository_id AND tb.blob_id = rb.blob_id
 			WHERE rb.blob_id = blob.id)
 		FROM blob WHERE id > $1 ORDER BY id LIMIT $2`, after, n)
 	return found, err
@@ -79,6 +82,19 @@ type StoredManifest struct {
 
 // StoredManifests returns up to n manifests after the given ID.
 func (db *DB) StoredManifests(ctx context.Context, after int64, n int) ([]StoredManifest, error) {
+	return db.storedManifests(ctx, `SELECT m.id, r.name, m.digest, m.media_type, m.size, m.body
+		FROM manifest m JOIN repository r ON r.id = m.repository_id
+		WHERE m.id > $1 ORDER BY m.id LIMIT $2`, after, n)
+}
+
+// StoredTrash returns up to n manifests in the trash, after the given ID.
+func (db *DB) StoredTrash(ctx context.Context, after int64, n int) ([]StoredManifest, error) {
+	return db.storedManifests(ctx, `SELECT m.id, r.name, m.digest, m.media_type, m.size, m.body
+		FROM trashed_manifest m JOIN repository r ON r.id = m.repository_id
+		WHERE m.id > $1 ORDER BY m.id LIMIT $2`, after, n)
+}
+
+func (db *DB) storedManifests(ctx context.Context, text string, after int64, n int) ([]StoredManifest, error) {
 	var found []StoredManifest
 	err := db.query(ctx, func(scan func(...any) error) error {
 		var m StoredManifest
@@ -87,9 +103,7 @@ func (db *DB) StoredManifests(ctx context.Context, after int64, n int) ([]Stored
 		}
 		found = append(found, m)
 		return nil
-	}, `SELECT m.id, r.name, m.digest, m.media_type, m.size, m.body
-		FROM manifest m JOIN repository r ON r.id = m.repository_id
-		WHERE m.id > $1 ORDER BY m.id LIMIT $2`, after, n)
+	}, text, after, n)
 	return found, err
 }
 
@@ -121,11 +135,12 @@ func (db *DB) StoredUploads(ctx context.Context, after string, n int) ([]Upload,
 }
 
 // StrayLinks returns how many links between repositories and blobs are wrongly marked:
-// as needed although no manifest needs the blob, so that it would never be collected.
+// as needed although no manifest needs the blob, nor one in the trash, so that it would never be collected.
 func (db *DB) StrayLinks(ctx context.Context) (int64, error) {
 	var n int64
 	err := db.queryRow(ctx, `SELECT COUNT(*) FROM repository_blob rb WHERE rb.unreferenced_since IS NULL
-		AND NOT EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)`).Scan(&n)
+		AND NOT EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)
+		AND NOT EXISTS (SELECT 1 FROM trashed_manifest_blob tb WHERE tb.repository_id = rb.repository_id AND tb.blob_id = rb.blob_id)`).Scan(&n)
 	return n, err
 }
 
@@ -135,14 +150,17 @@ func (db *DB) MarkStrayLinks(ctx context.Context, now time.Time) error {
 		if t.postgres { // so that no manifest comes to need one of the blobs meanwhile
 			if err := t.query(func(func(...any) error) error { return nil }, `SELECT id FROM repository r WHERE EXISTS (
 				SELECT 1 FROM repository_blob rb WHERE rb.repository_id = r.id AND rb.unreferenced_since IS NULL
-				AND NOT EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id))
+				AND NOT EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)
+				AND NOT EXISTS (SELECT 1 FROM trashed_manifest_blob tb WHERE tb.repository_id = rb.repository_id AND tb.blob_id = rb.blob_id))
 				ORDER BY id FOR NO KEY UPDATE`); err != nil {
 				return err
 			}
 		}
 		_, err := t.exec(`UPDATE repository_blob SET unreferenced_since = $1 WHERE unreferenced_since IS NULL
 			AND NOT EXISTS (SELECT 1 FROM manifest_blob mb
-				WHERE mb.repository_id = repository_blob.repository_id AND mb.blob_id = repository_blob.blob_id)`, now.UnixMilli())
+				WHERE mb.repository_id = repository_blob.repository_id AND mb.blob_id = repository_blob.blob_id)
+			AND NOT EXISTS (SELECT 1 FROM trashed_manifest_blob tb
+				WHERE tb.repository_id = repository_blob.repository_id AND tb.blob_id = repository_blob.blob_id)`, now.UnixMilli())
 		return err
 	})
 }

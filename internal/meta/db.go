@@ -5,7 +5,7 @@
 //     something returns nil, the change is durable.
 //   - A blob row exists exactly as long as its bytes do. It cannot go while a repository
 //     links to it, nor a link while a manifest needs it: the foreign keys say so, and
-//     the collector relies on nothing else.
+//     the collector relies on nothing else. A manifest is either in its repository or in the trash, which needs its blobs, too.
 //   - Every move of a tag is in the tag log, written with the move.
 //   - Statements are portable between SQLite and PostgreSQL; only migrations differ, and the
 //     locks that PostgreSQL needs where SQLite has one writer. See lock.go for which there are.
@@ -29,7 +29,7 @@ import (
 var (
 	// ErrNotFound: the repository, tag, manifest, blob or upload is not there.
 	ErrNotFound = errors.New("not found")
-	// ErrReferenced: a manifest needs the blob.
+	// ErrReferenced: a manifest needs the blob, which may be one in the trash.
 	ErrReferenced = errors.New("referenced by a manifest")
 	// ErrBroken: a sync failed, so nothing can be changed until the database is opened anew. Reads go on.
 	ErrBroken = errors.New("the database's log could not be brought to the disk; nothing is written until a restart")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/policy"
 )
 
 // Manifest is a manifest as one repository has it.
@@ -70,17 +71,20 @@ func (db *DB) ManifestPart(ctx context.Context, r oci.Repository, d oci.Digest, 
 	return part, err
 }
 
-// Origin says who makes a change and how, for the tag log.
+// Origin says who makes a change and how, for the tag log and the trash.
 type Origin struct {
-	Actor  string // an identity, or the network address of an anonymous client
-	Method string // "push", "delete", ...
+	Actor      string // an identity, or the network address of an anonymous client
+	Credential string // the name of what the actor signed in with, if it is not the password
+	Method     string // "push", "delete", ...
+
+	// Trash says that a manifest that is deleted goes to the trash of its repository.
+	Trash bool
 
 	// Audit says that the change has an entry in the audit log, in the same transaction. What follows is for that entry
-	// only, see AuditEntry. The tag log has Actor and Method alone.
-	Audit      bool
-	AccountID  int64
-	Credential string
-	Client     string
+	// only, see AuditEntry.
+	Audit     bool
+	AccountID int64
+	Client    string
 }
 
 // NewManifest is a manifest whose body has been parsed and verified.
@@ -155,7 +159,7 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 		var id int64
 		err = t.queryRow(`SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2`, repo, n.Digest.String()).Scan(&id)
 		if errors.Is(err, ErrNotFound) {
-			id, absent, err = t.insertManifest(repo, n)
+			id, absent, err = t.insertManifest(repo, n, func() (int64, error) { return t.newManifest(repo, n) })
 		}
 		if err != nil {
 			return err
@@ -189,7 +193,8 @@ func describe(d oci.Digest, tags []oci.Tag, before map[oci.Tag]pointer) string {
 	return s
 }
 
-func (t *tx) insertManifest(repo int64, n NewManifest) (id int64, absent int, err error) {
+// insertManifest stores a manifest, whose row insert makes, and connects it with its parts.
+func (t *tx) insertManifest(repo int64, n NewManifest, insert func() (int64, error)) (id int64, absent int, err error) {
 	here, err := t.findBlobs(repo, n.Parsed.Blobs)
 	if err != nil {
 		return 0, 0, err
@@ -252,25 +257,7 @@ func (t *tx) insertManifest(repo int64, n NewManifest) (id int64, absent int, er
 		return 0, 0, &MissingError{missing}
 	}
 
-	var subject, annotations *string
-	if n.Parsed.Subject != nil {
-		s := n.Parsed.Subject.Digest.String()
-		subject = &s
-		// The annotations are asked for by the referrers API only.
-		if len(n.Parsed.Annotations) > 0 {
-			b, err := json.Marshal(n.Parsed.Annotations)
-			if err != nil {
-				return 0, 0, err
-			}
-			s := string(b)
-			annotations = &s
-		}
-	}
-	if err := t.queryRow(`INSERT INTO manifest
-		(repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id`,
-		repo, n.Digest.String(), n.Parsed.MediaType, len(n.Body), asText(n.Parsed.ArtifactType),
-		subject, annotations, n.Now.UnixMilli(), n.Body).Scan(&id); err != nil {
+	if id, err = insert(); err != nil {
 		return 0, 0, err
 	}
 	if len(blobs) > 0 {
@@ -298,6 +285,30 @@ func (t *tx) insertManifest(repo int64, n NewManifest) (id int64, absent int, er
 		}
 	}
 	return id, absent, nil
+}
+
+// newManifest makes the row of a manifest.
+func (t *tx) newManifest(repo int64, n NewManifest) (id int64, err error) {
+	var subject, annotations *string
+	if n.Parsed.Subject != nil {
+		s := n.Parsed.Subject.Digest.String()
+		subject = &s
+		// The annotations are asked for by the referrers API only.
+		if len(n.Parsed.Annotations) > 0 {
+			b, err := json.Marshal(n.Parsed.Annotations)
+			if err != nil {
+				return 0, err
+			}
+			s := string(b)
+			annotations = &s
+		}
+	}
+	err = t.queryRow(`INSERT INTO manifest
+		(repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id`,
+		repo, n.Digest.String(), n.Parsed.MediaType, len(n.Body), asText(n.Parsed.ArtifactType),
+		subject, annotations, n.Now.UnixMilli(), n.Body).Scan(&id)
+	return id, err
 }
 
 // link is a blob that a repository has.
@@ -346,7 +357,7 @@ func (t *tx) findManifests(repo int64, digests []string) (map[string]bool, error
 
 // DeleteManifest deletes a manifest and the tags that point to it, or returns
 // ErrNotFound. allow, if not nil, is asked for each of these tags. With an error nothing happens, and it is returned as it is.
-// The grace period of blobs that nothing else needs begins.
+// The manifest goes to the trash if origin says so; else the grace period of blobs that nothing else needs begins.
 func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest, allow Allow, origin Origin, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
 		repo, err := t.lockRepository(r)
@@ -361,39 +372,8 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 		if err != nil {
 			return err
 		}
-		if allow != nil || len(held.Protections) > 0 {
-			if err := t.query(func(scan func(...any) error) error {
-				var tag oci.Tag
-				if err := scan(&tag); err != nil {
-					return err
-				}
-				if allow != nil {
-					if err := allow(tag, d); err != nil {
-						return err
-					}
-				}
-				return held.CheckTag(r, tag, d, oci.Digest{})
-			}, `SELECT name FROM tag WHERE manifest_id = $1 ORDER BY name`, id); err != nil {
-				return err
-			}
-		}
 		t.touch(r)
-		if _, err := t.exec(`INSERT INTO tag_log (repository_id, repository, tag, old_digest, new_digest, at, actor, method)
-			SELECT repository_id, $2, name, $3, NULL, $4, $5, $6 FROM tag WHERE manifest_id = $1 ORDER BY name`,
-			id, string(r), d.String(), now.UnixMilli(), asText(origin.Actor), origin.Method); err != nil {
-			return err
-		}
-		if _, err := t.exec(`DELETE FROM tag WHERE manifest_id = $1`, id); err != nil {
-			return err
-		}
-		if _, err := t.exec(`UPDATE repository_blob SET unreferenced_since = $3
-			WHERE repository_id = $1 AND blob_id IN (SELECT blob_id FROM manifest_blob WHERE manifest_id = $2)
-			AND NOT EXISTS (SELECT 1 FROM manifest_blob o WHERE o.repository_id = $1
-				AND o.blob_id = repository_blob.blob_id AND o.manifest_id <> $2)`,
-			repo, id, now.UnixMilli()); err != nil {
-			return err
-		}
-		if _, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id); err != nil {
+		if err := t.deleteManifest(repo, r, id, d, allow, held, origin, now); err != nil {
 			return err
 		}
 		if err := t.record(origin, r, describe(d, nil, nil), now); err != nil {
@@ -402,6 +382,50 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 		_, err = t.dropIfEmpty(repo)
 		return err
 	})
+}
+
+// deleteManifest deletes a manifest of a repository that the caller has locked, with its tags, unless one of these is protected or allow, if not nil, says no.
+func (t *tx) deleteManifest(repo int64, r oci.Repository, id int64, d oci.Digest, allow Allow, held *policy.Set, origin Origin, now time.Time) error {
+	if allow != nil || len(held.Protections) > 0 {
+		if err := t.query(func(scan func(...any) error) error {
+			var tag oci.Tag
+			if err := scan(&tag); err != nil {
+				return err
+			}
+			if allow != nil {
+				if err := allow(tag, d); err != nil {
+					return err
+				}
+			}
+			return held.CheckTag(r, tag, d, oci.Digest{})
+		}, `SELECT name FROM tag WHERE manifest_id = $1 ORDER BY name`, id); err != nil {
+			return err
+		}
+	}
+	if _, err := t.exec(`INSERT INTO tag_log (repository_id, repository, tag, old_digest, new_digest, at, actor, credential, method)
+		SELECT repository_id, $2, name, $3, NULL, `+t.afterLastMove("$2", "tag.name", "$4")+`, $5, $6, $7 FROM tag WHERE manifest_id = $1 ORDER BY name`,
+		id, string(r), d.String(), now.UnixMilli(), asText(origin.Actor), asText(origin.Credential), origin.Method); err != nil {
+		return err
+	}
+	if origin.Trash {
+		if err := t.trash(id, origin, now); err != nil {
+			return err
+		}
+	}
+	if _, err := t.exec(`DELETE FROM tag WHERE manifest_id = $1`, id); err != nil {
+		return err
+	}
+	if !origin.Trash {
+		if _, err := t.exec(`UPDATE repository_blob SET unreferenced_since = $3
+			WHERE repository_id = $1 AND blob_id IN (SELECT blob_id FROM manifest_blob WHERE manifest_id = $2)
+			AND NOT EXISTS (SELECT 1 FROM manifest_blob o WHERE o.repository_id = $1
+				AND o.blob_id = repository_blob.blob_id AND o.manifest_id <> $2)`,
+			repo, id, now.UnixMilli()); err != nil {
+			return err
+		}
+	}
+	_, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id)
+	return err
 }
 
 // Referrer is a manifest that has a subject.

@@ -70,9 +70,12 @@ func audit(t testing.TB, db *DB) {
 	}
 	for what, query := range map[string]string{
 		"links that are marked as needed and are not": `SELECT COUNT(*) FROM repository_blob rb WHERE unreferenced_since IS NULL
-			AND NOT EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)`,
+			AND NOT EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)
+			AND NOT EXISTS (SELECT 1 FROM trashed_manifest_blob tb WHERE tb.repository_id = rb.repository_id AND tb.blob_id = rb.blob_id)`,
 		"links that are needed and not marked so": `SELECT COUNT(*) FROM repository_blob rb WHERE unreferenced_since IS NOT NULL
-			AND EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)`,
+			AND (EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)
+				OR EXISTS (SELECT 1 FROM trashed_manifest_blob tb WHERE tb.repository_id = rb.repository_id AND tb.blob_id = rb.blob_id))`,
+		"manifests that are in the trash and not": `SELECT COUNT(*) FROM manifest JOIN trashed_manifest t USING (repository_id, digest)`,
 		"totals that are wrong": `SELECT COUNT(*) FROM (SELECT SUM(blobs) AS blobs, SUM(bytes) AS bytes FROM total) AS sum
 			WHERE blobs IS DISTINCT FROM (SELECT COUNT(*) FROM blob) OR bytes IS DISTINCT FROM (SELECT COALESCE(SUM(size), 0) FROM blob)`,
 		"blobs without a repository":        `SELECT COUNT(*) FROM blob WHERE id NOT IN (SELECT blob_id FROM repository_blob)`,
@@ -84,10 +87,14 @@ func audit(t testing.TB, db *DB) {
 		"parts that lie in another repository than their manifest": `SELECT COUNT(*) FROM manifest m
 			JOIN (SELECT manifest_id, repository_id FROM manifest_blob UNION ALL SELECT manifest_id, repository_id FROM manifest_missing_blob
 				UNION ALL SELECT manifest_id, repository_id FROM manifest_child) p ON p.manifest_id = m.id AND p.repository_id <> m.repository_id`,
+		"parts of the trash that lie in another repository": `SELECT COUNT(*) FROM trashed_manifest t
+			JOIN trashed_manifest_blob b ON b.manifest_id = t.id AND b.repository_id <> t.repository_id`,
+		"moves of a tag whose times go back": `SELECT COUNT(*) FROM tag_log l
+			WHERE at < (SELECT o.at FROM tag_log o WHERE o.repository_id = l.repository_id AND o.tag = l.tag AND o.id < l.id ORDER BY o.id DESC LIMIT 1)`,
 		"tags that lie in another repository than their manifest": `SELECT COUNT(*) FROM tag t
 			JOIN manifest m ON m.id = t.manifest_id WHERE m.repository_id <> t.repository_id`,
 		"repositories that hold nothing": `SELECT COUNT(*) FROM repository WHERE id NOT IN (SELECT repository_id FROM repository_blob)
-			AND id NOT IN (SELECT repository_id FROM manifest) AND public IS NULL`,
+			AND id NOT IN (SELECT repository_id FROM manifest) AND id NOT IN (SELECT repository_id FROM trashed_manifest) AND public IS NULL`,
 		"repositories that are listed wrongly": `SELECT COUNT(*) FROM repository
 			WHERE listed <> CASE WHEN EXISTS (SELECT 1 FROM manifest WHERE repository_id = repository.id) THEN 1 ELSE 0 END`,
 		"tags whose last move in the log is not what they are": `SELECT COUNT(*) FROM tag t JOIN manifest m ON m.id = t.manifest_id

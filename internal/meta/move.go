@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -142,11 +143,12 @@ func (db *DB) movingBlobs(ctx context.Context, text string, args ...any) ([]Movi
 	return found, err
 }
 
-// Needed returns the names of up to n repositories with a manifest that needs the blob.
+// Needed returns the names of up to n repositories with a manifest that needs the blob, or that has one in the trash.
 func (db *DB) Needed(ctx context.Context, blob int64, n int) ([]string, error) {
 	return db.names(ctx, `SELECT r.name FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id
 		WHERE rb.blob_id = $1 AND EXISTS (SELECT 1 FROM manifest_blob mb
-			WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)
+			WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id
+			UNION ALL SELECT 1 FROM trashed_manifest_blob tb WHERE tb.repository_id = rb.repository_id AND tb.blob_id = rb.blob_id)
 		ORDER BY r.name LIMIT $2`, blob, n)
 }
 
@@ -234,8 +236,11 @@ func MovedTables() []Table {
 		table("manifest_blob", "manifest_id blob_id repository_id", 0, 0),
 		table("manifest_missing_blob", "repository_id digest manifest_id", 0, "", 0),
 		table("manifest_child", "manifest_id digest repository_id", 0, ""),
+		table("trashed_manifest", "id repository_id digest media_type size artifact_type subject annotations created_at body deleted_at actor credential method", 0),
+		table("trashed_manifest_blob", "manifest_id blob_id repository_id", 0, 0),
+		table("trashed_tag", "manifest_id name", 0, ""),
 		table("tag", "repository_id name manifest_id updated_at", 0, ""),
-		table("tag_log", "id repository_id repository tag old_digest new_digest at actor method", 0),
+		table("tag_log", "id repository_id repository tag old_digest new_digest at actor credential method", 0),
 	}
 }
 
@@ -333,7 +338,7 @@ func (db *DB) TableRows(ctx context.Context, t Table, after *Rows) (*Rows, error
 
 // rowsThatFit returns how many rows a page may have, so that manifests do not fill the memory.
 func (db *DB) rowsThatFit(ctx context.Context, t Table, from []any) (int, error) {
-	if t.Name != "manifest" {
+	if !slices.Contains(t.columns, "body") {
 		return rowsPage, nil
 	}
 	n, bytes := 0, int64(0)
@@ -347,7 +352,7 @@ func (db *DB) rowsThatFit(ctx context.Context, t Table, from []any) (int, error)
 		}
 		n++
 		return nil
-	}, `SELECT size FROM manifest WHERE id > $1 ORDER BY id LIMIT $2`, from[0], rowsPage)
+	}, `SELECT size FROM `+t.Name+` WHERE id > $1 ORDER BY id LIMIT $2`, from[0], rowsPage)
 	if errors.Is(err, errEnough) {
 		err = nil
 	}

@@ -83,6 +83,12 @@ func fill(t *testing.T, db *DB, n int) {
 		put(t, db, document{seed: i, manifests: []oci.Digest{m.Digest, digestOf("absent")}}.build(t, r, at(int64(i)), "index"))
 		commit(t, db, r, digestOf(fmt.Sprint("spare", i)), at(int64(i)))
 	}
+	for i := range 3 { // the last of the trash
+		n := image(t, db, "team/app0", fmt.Sprint("trashed ", i), "trashed")
+		if err := db.DeleteManifest(t.Context(), "team/app0", n.Digest, nil, Origin{Actor: "tester", Credential: "ci", Method: "delete", Trash: true}, at(int64(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// The last numbers belong to what is gone.
 	gone := image(t, db, "gone", "gone", "gone")
 	if err := db.DeleteManifest(t.Context(), "gone", gone.Digest, nil, Origin{Actor: "tester", Method: "delete"}, at(0)); err != nil {

@@ -150,12 +150,62 @@ func exercise(t *testing.T, db *DB) {
 	must(db.ReleaseJob(ctx, "j", "h"))
 	must(db.DeleteTag(ctx, "r", "t", Origin{}, at(0)))
 	must(db.DeleteManifest(ctx, "r", n.Digest, allow, Origin{}, at(0)))
+	exerciseHistory(t, db)
 	must(db.DeleteBlob(ctx, "s", a, Origin{}, at(0)))
 	exerciseRights(t, db)
 	exercisePolicies(t, db)
 	if got := collectAll(t, db); got.Links == 0 {
 		t.Fatal("nothing was collected")
 	}
+}
+
+// exerciseHistory calls every method of the history and the trash.
+func exerciseHistory(t *testing.T, db *DB) {
+	t.Helper()
+	ctx := t.Context()
+	trashed := func(seed any) NewManifest {
+		n := image(t, db, "trash", seed, "t")
+		must(t, db.DeleteManifest(ctx, "trash", n.Digest, nil, Origin{Trash: true, Audit: true}, at(1)))
+		return n
+	}
+	n := trashed(1)
+	_, err := db.Trash(ctx, "trash", TrashPlace{}, 10)
+	must(t, err)
+	_, err = db.TrashedRepositories(ctx, "", "", 10)
+	must(t, err)
+	_, err = db.EmptyTrash(ctx, "trash", n.Digest, 10, Origin{Audit: true}, at(2))
+	must(t, err)
+	trashed(2)
+	_, err = db.EmptyTrash(ctx, "trash", oci.Digest{}, 10, Origin{}, at(2))
+	must(t, err)
+	trashed(3)
+	_, err = db.ExpireTrash(ctx, at(2), 10, at(2))
+	must(t, err)
+	n = trashed(4)
+	allow := func(oci.Tag, oci.Digest, oci.Digest) error { return nil }
+	_, err = db.Undelete(ctx, "trash", n.Digest, allow, Origin{Audit: true}, at(3))
+	must(t, err)
+	trashed(5)
+	_, _, err = db.RestoreTags(ctx, "trash", []TagRestore{{"t", oci.Digest{}, n.Digest}, {"x", oci.Digest{}, oci.Digest{}}}, allow, Origin{Audit: true}, at(4))
+	must(t, err)
+	_, _, err = db.RestoreTags(ctx, "trash", []TagRestore{{"t", n.Digest, oci.Digest{}}}, allow, Origin{Audit: true}, at(5))
+	must(t, err)
+	for _, tag := range []oci.Tag{"t", ""} {
+		_, err = db.TagMoves(ctx, "trash", tag, MovePlace{}, 10)
+		must(t, err)
+	}
+	_, err = db.TagAt(ctx, "trash", "t", at(4))
+	must(t, err)
+	_, _, err = db.TagChanges(ctx, "trash", at(0), time.Time{}, "", 10)
+	must(t, err)
+	_, err = db.LoggedRepositories(ctx, "", "", 10)
+	must(t, err)
+	_, err = db.Whereabouts(ctx, "trash", []oci.Digest{n.Digest})
+	must(t, err)
+	c, err := db.Contents(ctx, "trash")
+	must(t, err)
+	_, err = db.DeleteManifests(ctx, "trash", c.LastManifest, 10, nil, Origin{}, at(6))
+	must(t, err)
 }
 
 // scanned is what may be looked at row by row: no table, one row, what is all to be deleted, a page, the few jobs and keys, a

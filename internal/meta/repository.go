@@ -85,6 +85,18 @@ func (db *DB) page(ctx context.Context, text string, args ...any) ([]string, err
 	return names, nil
 }
 
+// scopeBounds returns what the names of a scope lie between, the first included: the repository of that name, or those whose names begin with
+// it if it ends in '/', or all if it is empty.
+func scopeBounds(scope string) (low, high string) {
+	switch {
+	case scope == "":
+		return "", "\x7f"
+	case strings.HasSuffix(scope, "/"):
+		return scope, strings.TrimSuffix(scope, "/") + "0" // which comes after '/'
+	}
+	return scope, scope + "!" // which comes before all that a name can have
+}
+
 // names collects one column of text.
 func (db *DB) names(ctx context.Context, text string, args ...any) ([]string, error) {
 	names := []string{}
@@ -128,7 +140,8 @@ func (t *tx) makeRepository(r oci.Repository, now time.Time, lock bool) (int64, 
 	return id, err
 }
 
-// dropIfEmpty deletes a repository that holds nothing any more, not even a setting, and returns how many it were. The caller has the lock
+// dropIfEmpty deletes a repository that holds nothing any more, not even a setting or something in its trash (the trigger
+// trash_keeps_repository sees to that), and returns how many it were. The caller has the lock
 // on the repository, so that of two who take away the last things one sees that nothing is left.
 func (t *tx) dropIfEmpty(repo int64) (int64, error) {
 	n, err := t.exec(`DELETE FROM repository WHERE id = $1 AND public IS NULL
@@ -138,4 +151,74 @@ func (t *tx) dropIfEmpty(repo int64) (int64, error) {
 		t.touchRights()
 	}
 	return n, err
+}
+
+// Contents is what a repository holds.
+type Contents struct {
+	Manifests, Tags int64
+	Blobs, Bytes    int64 // its blobs, which other repositories may have, too
+	LastManifest    int64 // the ID of the newest manifest, 0 if there is none
+}
+
+// Contents counts what a repository holds, or returns ErrNotFound. It reads all its rows.
+func (db *DB) Contents(ctx context.Context, r oci.Repository) (Contents, error) {
+	var c Contents
+	repo, err := db.repositoryID(ctx, r)
+	if err != nil {
+		return c, err
+	}
+	err = db.queryRow(ctx, `SELECT (SELECT COUNT(*) FROM manifest m WHERE m.repository_id = $1), (SELECT COUNT(*) FROM tag t WHERE t.repository_id = $1),
+		COUNT(*), CAST(COALESCE(SUM(b.size), 0) AS BIGINT), (SELECT COALESCE(MAX(m.id), 0) FROM manifest m WHERE m.repository_id = $1)
+		FROM repository_blob rb JOIN blob b ON b.id = rb.blob_id WHERE rb.repository_id = $1`, repo).
+		Scan(&c.Manifests, &c.Tags, &c.Blobs, &c.Bytes, &c.LastManifest)
+	return c, err
+}
+
+// DeleteManifests is DeleteManifest for up to n manifests of a repository, whose IDs are not above through. It returns how many they
+// were; a repository that is gone has none.
+func (db *DB) DeleteManifests(ctx context.Context, r oci.Repository, through int64, n int, allow Allow, origin Origin, now time.Time) (deleted int, err error) {
+	err = db.update(ctx, func(t *tx) error {
+		deleted = 0
+		repo, err := t.lockRepository(r)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		held, err := t.changeable(r)
+		if err != nil {
+			return err
+		}
+		type row struct {
+			id     int64
+			digest oci.Digest
+		}
+		var rows []row
+		if err := t.query(func(scan func(...any) error) error {
+			var one row
+			var digest string
+			if err := scan(&one.id, &digest); err != nil {
+				return err
+			}
+			err := one.digest.UnmarshalText([]byte(digest))
+			rows = append(rows, one)
+			return err
+		}, `SELECT m.id, m.digest FROM manifest m WHERE m.repository_id = $1 AND m.id <= $2 LIMIT $3`, repo, through, n); err != nil {
+			return err
+		}
+		t.touch(r)
+		for _, one := range rows {
+			if err := t.deleteManifest(repo, r, one.id, one.digest, allow, held, origin, now); err != nil {
+				return err
+			}
+			if err := t.record(origin, r, describe(one.digest, nil, nil), now); err != nil {
+				return err
+			}
+		}
+		deleted = len(rows)
+		_, err = t.dropIfEmpty(repo)
+		return err
+	})
+	return deleted, err
 }

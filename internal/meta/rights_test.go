@@ -213,6 +213,7 @@ var rightless = []string{
 	"AddTrustRule", "DeleteTrustRule", "AddSigningKey", "DeleteSigningKeys", "AddAudit", "DeleteAudit",
 	"SettledAudit", "CreateAccountFor", // which is CreateAccount
 	"NoteFailures", "FirstUse", "ClearFailures", "DeleteOldFailures", "DeleteTag", // which leaves the manifest
+	"RestoreTags", "Undelete", // of repositories that are there
 	// Nobody is served meanwhile.
 	"BeginMove", "NoteMoved", "ForgetMoved", "ClearRows", "AddRows", "FinishMove", "DropBlob", "MarkStrayLinks", "Analyze",
 }
@@ -258,6 +259,12 @@ func TestFactsAreExact(t *testing.T) {
 	token := newCredential(t, db, ann.ID, TokenCredential, "token", access.Pull)
 	later := newCredential(t, db, ann.ID, TokenCredential, "later", access.Pull)
 	kept := image(t, db, "acme/kept", "kept")
+	again := func() error {
+		n := kept
+		n.Repository, n.NeedBlobs = "acme/app", false
+		_, err := db.PutManifest(ctx, n)
+		return err
+	}
 	newTeam(t, db, "acme", "devs")
 	devs := &Grant{Organization: "acme", Created: at(0), Grant: access.Grant{Team: "devs", Role: access.Writer, Actions: access.Writer.Actions()}}
 	repositories := []oci.Repository{"acme/kept", "acme/app", "acme/blob", "acme/mounted", "new/app", "other/app"}
@@ -349,13 +356,27 @@ func TestFactsAreExact(t *testing.T) {
 		{"MountBlob", func() error { return db.MountBlob(ctx, "acme/mounted", "acme/kept", blob, at(0)) }},
 		{"DeleteBlob", func() error { return db.DeleteBlob(ctx, "acme/mounted", blob, Origin{}, at(0)) }},
 		{"CollectBlobs", func() error { collectAll(t, db); return nil }},
-		{"PutManifest", func() error {
-			n := kept
-			n.Repository, n.NeedBlobs = "acme/app", false
-			_, err := db.PutManifest(ctx, n)
+		{"PutManifest", again},
+		{"DeleteManifest", func() error { return db.DeleteManifest(ctx, "acme/app", kept.Digest, nil, Origin{}, at(0)) }},
+		{"PutManifest", again},
+		{"DeleteManifests", func() error {
+			_, err := db.DeleteManifests(ctx, "acme/app", 1<<40, 10, nil, Origin{}, at(0))
 			return err
 		}},
-		{"DeleteManifest", func() error { return db.DeleteManifest(ctx, "acme/app", kept.Digest, nil, Origin{}, at(0)) }},
+		{"PutManifest", again},
+		{"EmptyTrash", func() error {
+			must(t, db.DeleteManifest(ctx, "acme/app", kept.Digest, nil, Origin{Trash: true}, at(0)))
+			all(db)
+			_, err := db.EmptyTrash(ctx, "acme/app", oci.Digest{}, 10, Origin{}, at(0))
+			return err
+		}},
+		{"PutManifest", again},
+		{"emptyTrash", func() error {
+			must(t, db.DeleteManifest(ctx, "acme/app", kept.Digest, nil, Origin{Trash: true}, at(0)))
+			all(db)
+			_, err := db.ExpireTrash(ctx, at(1), 10, at(1))
+			return err
+		}},
 		{"AddGrant", func() error { return db.AddGrant(ctx, roleOf("bob", "acme", access.Reader)) }},
 		{"DeleteAccount", func() error { return db.DeleteAccount(ctx, "bob") }},
 		{"CreateAccount", func() error { users(t, db, "bob"); return nil }}, // has another number

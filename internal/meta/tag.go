@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
@@ -84,61 +85,78 @@ func (db *DB) DeleteTag(ctx context.Context, r oci.Repository, tag oci.Tag, o Or
 		if err != nil {
 			return err
 		}
-		current, err := oci.ParseDigest(old)
+		digest, err := oci.ParseDigest(old)
 		if err != nil {
 			return err
 		}
-		if err := held.CheckTag(r, tag, current, oci.Digest{}); err != nil {
+		if err := held.CheckTag(r, tag, digest, oci.Digest{}); err != nil {
 			return err
 		}
 		t.touch(r)
-		if _, err := t.exec(`DELETE FROM tag WHERE repository_id = $1 AND name = $2`, repo, string(tag)); err != nil {
-			return err
-		}
-		if err := t.logTag(repo, r, tag, &old, nil, o, now); err != nil {
-			return err
-		}
-		return t.record(o, r, "tag "+string(tag)+" of manifest "+old, now)
+		return t.deleteTag(repo, r, tag, digest, o, now)
 	})
 }
 
+// deleteTag deletes a tag that points to a manifest.
+func (t *tx) deleteTag(repo int64, r oci.Repository, tag oci.Tag, d oci.Digest, o Origin, now time.Time) error {
+	if _, err := t.exec(`DELETE FROM tag WHERE repository_id = $1 AND name = $2`, repo, string(tag)); err != nil {
+		return err
+	}
+	old := d.String()
+	if err := t.logTag(repo, r, tag, &old, nil, o, now); err != nil {
+		return err
+	}
+	return t.record(o, r, "tag "+string(tag)+" of manifest "+old, now)
+}
+
 func (t *tx) logTag(repo int64, r oci.Repository, tag oci.Tag, old, new *string, o Origin, now time.Time) error {
-	_, err := t.exec(`INSERT INTO tag_log (repository_id, repository, tag, old_digest, new_digest, at, actor, method)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		repo, string(r), string(tag), old, new, now.UnixMilli(), asText(o.Actor), o.Method)
+	_, err := t.exec(`INSERT INTO tag_log (repository_id, repository, tag, old_digest, new_digest, at, actor, credential, method)
+		VALUES ($1, $2, $3, $4, $5, `+t.afterLastMove("$2", "$3", "$6")+`, $7, $8, $9)`,
+		repo, string(r), string(tag), old, new, now.UnixMilli(), asText(o.Actor), asText(o.Credential), o.Method)
 	return err
+}
+
+// afterLastMove returns an expression for the time of a tag's next move: now, but not before the last one, whatever the clocks of
+// the nodes say. So times order the moves of a tag.
+func (d dialect) afterLastMove(repository, tag, now string) string {
+	latest := "MAX"
+	if d.postgres {
+		latest = "GREATEST"
+	}
+	return latest + `(CAST(` + now + ` AS BIGINT), COALESCE((SELECT l.at FROM tag_log l WHERE l.repository = ` + repository + ` AND l.tag = ` + tag +
+		` ORDER BY l.at DESC LIMIT 1), 0))`
 }
 
 // TagMove is an entry of the tag log.
 type TagMove struct {
+	ID       int64
 	Tag      oci.Tag
 	Old, New oci.Digest // zero if the tag was not there before, or is gone after
 	At       time.Time
-	Origin   Origin
+	Origin   Origin // Actor, Credential and Method
 }
 
-// TagLog returns the moves of a repository's tag, oldest first.
+// TagLog returns all moves of a repository's tag, oldest first, also of repositories that had the name before. There may be very many: see TagMoves.
 func (db *DB) TagLog(ctx context.Context, r oci.Repository, tag oci.Tag) ([]TagMove, error) {
-	var moves []TagMove
+	return db.tagMoves(ctx, `SELECT l.id, l.tag, l.old_digest, l.new_digest, l.at, l.actor, l.credential, l.method FROM tag_log l
+		WHERE l.repository = $1 AND l.tag = $2 ORDER BY l.at, l.id`, string(r), string(tag))
+}
+
+func (db *DB) tagMoves(ctx context.Context, text string, args ...any) ([]TagMove, error) {
+	moves := []TagMove{}
 	err := db.query(ctx, func(scan func(...any) error) error {
-		m := TagMove{Tag: tag}
+		var m TagMove
 		var old, new *string
 		var at int64
-		if err := scan(&old, &new, &at, &m.Origin.Actor, &m.Origin.Method); err != nil {
+		if err := scan(&m.ID, &m.Tag, &old, &new, &at, &m.Origin.Actor, &m.Origin.Credential, &m.Origin.Method); err != nil {
 			return err
 		}
 		m.At = time.UnixMilli(at)
-		for from, to := range map[*string]*oci.Digest{old: &m.Old, new: &m.New} {
-			if from != nil {
-				if err := to.UnmarshalText([]byte(*from)); err != nil {
-					return err
-				}
-			}
+		if err := errors.Join(readDigest(&m.Old, old), readDigest(&m.New, new)); err != nil {
+			return err
 		}
 		moves = append(moves, m)
 		return nil
-	}, `SELECT l.old_digest, l.new_digest, l.at, l.actor, l.method FROM repository r
-		JOIN tag_log l ON l.repository_id = r.id AND l.tag = $2
-		WHERE r.name = $1 ORDER BY l.id`, string(r), string(tag))
+	}, text, args...)
 	return moves, err
 }

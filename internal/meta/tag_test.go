@@ -14,6 +14,9 @@ func log(t *testing.T, db *DB, r oci.Repository, tag oci.Tag) []TagMove {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for i := range moves {
+		moves[i].ID = 0
+	}
 	return moves
 }
 
@@ -47,18 +50,18 @@ func TestTagLog(t *testing.T) {
 
 	want := map[oci.Tag][]TagMove{
 		"v1": {
-			{"v1", none, one.Digest, at(1), Origin{Actor: "ann", Method: "push"}},
-			{"v1", one.Digest, none, at(7), Origin{Actor: "fay", Method: "delete"}},
-			{"v1", none, one.Digest, at(8), Origin{Actor: "gil", Method: "push"}},
-			{"v1", one.Digest, none, at(9), Origin{Actor: "hal", Method: "delete"}},
+			{0, "v1", none, one.Digest, at(1), Origin{Actor: "ann", Method: "push"}},
+			{0, "v1", one.Digest, none, at(7), Origin{Actor: "fay", Method: "delete"}},
+			{0, "v1", none, one.Digest, at(8), Origin{Actor: "gil", Method: "push"}},
+			{0, "v1", one.Digest, none, at(9), Origin{Actor: "hal", Method: "delete"}},
 		},
-		"v2": {{"v2", none, two.Digest, at(5), Origin{Actor: "dan", Method: "push"}}},
+		"v2": {{0, "v2", none, two.Digest, at(5), Origin{Actor: "dan", Method: "push"}}},
 		"latest": {
-			{"latest", none, one.Digest, at(1), Origin{Actor: "ann", Method: "push"}},
-			{"latest", one.Digest, two.Digest, at(4), Origin{Actor: "cat", Method: "push"}},
-			{"latest", two.Digest, one.Digest, at(6), Origin{Actor: "eve", Method: "push"}},
-			{"latest", one.Digest, none, at(9), Origin{Actor: "hal", Method: "delete"}},
-			{"latest", none, three.Digest, at(10), Origin{Actor: "ida", Method: "mirror"}},
+			{0, "latest", none, one.Digest, at(1), Origin{Actor: "ann", Method: "push"}},
+			{0, "latest", one.Digest, two.Digest, at(4), Origin{Actor: "cat", Method: "push"}},
+			{0, "latest", two.Digest, one.Digest, at(6), Origin{Actor: "eve", Method: "push"}},
+			{0, "latest", one.Digest, none, at(9), Origin{Actor: "hal", Method: "delete"}},
+			{0, "latest", none, three.Digest, at(10), Origin{Actor: "ida", Method: "mirror"}},
 		},
 		"never": nil,
 	}
@@ -99,7 +102,7 @@ func TestTagLogOfFailures(t *testing.T) {
 	}
 }
 
-// The log of a repository outlives it, and does not fall to its successor.
+// The log of a repository outlives it, and goes on when the name is given again.
 func TestTagLogOutlivesRepository(t *testing.T) {
 	db := newDB(t)
 	n := image(t, db, "a", 1, "t")
@@ -114,8 +117,8 @@ func TestTagLogOutlivesRepository(t *testing.T) {
 		t.Errorf("%d moves outlived their repository, want 2", n)
 	}
 	image(t, db, "a", 1, "t")
-	if moves := log(t, db, "a", "t"); len(moves) != 1 || !moves[0].Old.IsZero() {
-		t.Errorf("the successor has the moves %v", moves)
+	if moves := log(t, db, "a", "t"); len(moves) != 3 || !moves[1].New.IsZero() || !moves[2].Old.IsZero() {
+		t.Errorf("the name has the moves %v", moves)
 	}
 }
 

@@ -69,7 +69,7 @@ func testMove(t *testing.T, from, to place) {
 		t.Error("nothing could be pushed to the target")
 	}
 	moved.mustPut("gone", oci.SHA256, image(nil, moved.push("gone", oci.SHA256, []byte("gone"))), "x")
-	if log, err := target.DB.TagLog(t.Context(), "gone", "x"); err != nil || len(log) != 1 {
+	if log, err := target.DB.TagLog(t.Context(), "gone", "x"); err != nil || len(log) < 2 || !log[len(log)-1].Old.IsZero() {
 		t.Errorf("the log of a new repository with an old name: %v, %v", log, err)
 	}
 	wantClean(t, target)

@@ -1,6 +1,9 @@
 package oci
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // Limits of the grammar in spec.md#pulling-manifests. The length of a repository
 // name is not limited there; clients limit host and name together to 255.
@@ -117,4 +120,20 @@ func clip(s string) string {
 		return s[:limit] + "…"
 	}
 	return s
+}
+
+// atLayout is what follows a tag that stands for another one as of a time.
+const atLayout = ".at-20060102T150405Z"
+
+// At splits a tag of the form TAG.at-YYYYMMDDTHHMMSSZ, which is reserved: it stands for TAG as it was at that time, in UTC.
+func (t Tag) At() (tag Tag, at time.Time, ok bool) {
+	cut := len(t) - len(atLayout)
+	if cut < 1 {
+		return "", time.Time{}, false
+	}
+	at, err := time.Parse(atLayout, string(t[cut:]))
+	if err != nil {
+		return "", time.Time{}, false
+	}
+	return t[:cut], at, true
 }

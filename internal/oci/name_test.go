@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The grammar as spec.md#pulling-manifests states it.
@@ -200,4 +201,56 @@ func TestErrorStatus(t *testing.T) {
 	if plain.Status != 0 || plain.Detail != nil {
 		t.Errorf("WithStatus and WithDetail changed the original: %+v", plain)
 	}
+}
+
+func TestTagAt(t *testing.T) {
+	for tag, want := range map[Tag]string{
+		"latest.at-20261231T120000Z":                           "latest 2026-12-31T12:00:00Z",
+		"a.at-20240229T235959Z":                                "a 2024-02-29T23:59:59Z",
+		"1.at-20260101T000000Z.at-20261231T120000Z":            "1.at-20260101T000000Z 2026-12-31T12:00:00Z",
+		"latest.at-20250229T120000Z":                           "",
+		"latest.at-20261231T240000Z":                           "",
+		"latest.at-20261231t120000z":                           "",
+		"latest.at-20261231T120000":                            "",
+		"latest.at-20261231T120000.5Z":                         "",
+		"latest.at-20261231T120000+":                           "",
+		"latest-at-20261231T120000Z":                           "",
+		"latest.at-2026-12-31T12:00Z":                          "",
+		".at-20261231T120000Z":                                 "",
+		"latest":                                               "",
+		"":                                                     "",
+		"latest.at-20261231T120000Z-1":                         "",
+		Tag(strings.Repeat("a", 108)) + ".at-20261231T120000Z": strings.Repeat("a", 108) + " 2026-12-31T12:00:00Z",
+	} {
+		was, at, ok := tag.At()
+		got := ""
+		if ok {
+			got = string(was) + " " + at.Format(time.RFC3339)
+		}
+		if got != want {
+			t.Errorf("%q stands for %q, want %q", tag, got, want)
+		}
+	}
+}
+
+func FuzzTagAt(f *testing.F) {
+	for _, s := range []string{"latest.at-20261231T120000Z", "a.at-99991231T235960Z", "latest", ".at-"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		tag, err := ParseTag(s)
+		if err != nil {
+			return
+		}
+		was, at, ok := tag.At()
+		if !ok {
+			return
+		}
+		if again := string(was) + at.UTC().Format(".at-20060102T150405Z"); again != s {
+			t.Fatalf("%q is read as %q", s, again)
+		}
+		if _, err := ParseTag(string(was)); err != nil {
+			t.Fatalf("%q stands for %q, which is no tag", s, was)
+		}
+	})
 }

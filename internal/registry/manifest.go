@@ -13,11 +13,14 @@ import (
 	"github.com/berthregistry/berth/internal/oci"
 )
 
-// Manifest returns a manifest by tag or digest (spec.md#pulling-manifests).
-// Without body, Body may be nil.
+// Manifest returns a manifest by tag or digest (spec.md#pulling-manifests). A tag that does not exist may stand for another one as of
+// a time, see oci.Tag.At. Without body, Body may be nil.
 func (g *Registry) Manifest(ctx context.Context, r oci.Repository, ref oci.Reference, body bool) (*meta.Manifest, error) {
 	m, err := g.db.Manifest(ctx, r, ref, body)
 	if errors.Is(err, meta.ErrNotFound) {
+		if tag, at, ok := ref.Tag.At(); ok {
+			return g.manifestAt(ctx, r, ref.Tag, tag, at, body)
+		}
 		return nil, g.manifestUnknown(ctx, r, ref)
 	}
 	if err != nil {
@@ -133,6 +136,11 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 	} else {
 		tags = append([]oci.Tag{p.Reference.Tag}, tags...)
 	}
+	for _, tag := range tags {
+		if was, _, reserved := tag.At(); reserved {
+			return Pushed{}, oci.Errorf(oci.CodeManifestInvalid, "the tag %s cannot be set: tags of this form stand for %s as it was at a time", tag, was)
+		}
+	}
 	digest := oci.DigestBytes(alg, p.Body)
 	if p.Reference.IsDigest() && digest != p.Reference.Digest {
 		return Pushed{}, oci.Errorf(oci.CodeDigestInvalid, "the manifest was pushed as %s, but its bytes are %s", p.Reference, digest)
@@ -152,7 +160,7 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 		NeedManifests: sparse == SparseNone,
 		Condition:     p.Condition,
 		Allow:         p.allow(digest),
-		Origin:        p.Actor.origin("push"),
+		Origin:        g.origin(p.Actor, "push"),
 		Now:           time.Now(),
 	})
 	if missing, ok := errors.AsType[*meta.MissingError](err); ok {
@@ -183,15 +191,15 @@ func (g *Registry) DeleteManifest(ctx context.Context, r oci.Repository, ref oci
 	var err error
 	switch {
 	case ref.IsDigest() && allow == nil:
-		err = g.db.DeleteManifest(ctx, r, ref.Digest, nil, by.origin("delete"), time.Now())
+		err = g.db.DeleteManifest(ctx, r, ref.Digest, nil, g.origin(by, "delete"), time.Now())
 	case ref.IsDigest():
-		err = g.db.DeleteManifest(ctx, r, ref.Digest, func(tag oci.Tag, _ oci.Digest) error { return allow(tag) }, by.origin("delete"), time.Now())
+		err = g.db.DeleteManifest(ctx, r, ref.Digest, func(tag oci.Tag, _ oci.Digest) error { return allow(tag) }, g.origin(by, "delete"), time.Now())
 	default:
 		if allow != nil {
 			err = allow(ref.Tag)
 		}
 		if err == nil {
-			err = g.db.DeleteTag(ctx, r, ref.Tag, by.origin("delete"), time.Now())
+			err = g.db.DeleteTag(ctx, r, ref.Tag, g.origin(by, "delete"), time.Now())
 		}
 	}
 	if errors.Is(err, meta.ErrNotFound) {

@@ -45,21 +45,19 @@ type Options struct {
 	Grace time.Duration
 	// UploadExpiry is how long an upload session lives without being used.
 	UploadExpiry time.Duration
+	// Trash keeps what is deleted, until the collector empties the trash.
+	Trash bool
 	// ReadOnly promises that nothing will be pushed or deleted. The database may be open for reading only.
 	ReadOnly bool
 }
 
-// Actor is who makes a change, for the tag log and the audit log.
+// Actor is who makes a change, for the tag log, the trash and the audit log.
 type Actor struct {
 	Name       string // of an account, or the network address of who did not sign in
 	Account    int64  // 0 for who did not sign in
 	Credential string
 	Client     string
 	Audit      bool // the change has an entry in the audit log
-}
-
-func (a Actor) origin(method string) meta.Origin {
-	return meta.Origin{Actor: a.Name, Method: method, Audit: a.Audit, AccountID: a.Account, Credential: a.Credential, Client: a.Client}
 }
 
 // Registry serves one registry's content. It may be used concurrently.
@@ -77,13 +75,18 @@ type Registry struct {
 	ended *lru.Cache[string, struct{}]
 }
 
+// origin is what the logs say of a change by somebody.
+func (g *Registry) origin(a Actor, method string) meta.Origin {
+	return meta.Origin{Actor: a.Name, Credential: a.Credential, Method: method, Trash: g.opts.Trash, Audit: a.Audit, AccountID: a.Account, Client: a.Client}
+}
+
 const rememberEnded = 4096
 
-// New returns the registry over db and store.
+// New returns the registry over db and store. The store may be nil where nobody pushes or pulls, but tags and manifests are restored or deleted.
 func New(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (*Registry, error) {
 	key := make([]byte, 32)
 	rand.Read(key)
-	if !opts.ReadOnly {
+	if !opts.ReadOnly && store != nil {
 		var err error
 		if key, err = db.SettingOr(ctx, "upload_key", key); err != nil {
 			return nil, fmt.Errorf("read the key of upload sessions: %w", err)
@@ -204,12 +207,12 @@ func (g *Registry) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Diges
 	if !g.opts.Delete {
 		return errDeleteOff
 	}
-	err := g.db.DeleteBlob(ctx, r, d, by.origin("delete"), time.Now())
+	err := g.db.DeleteBlob(ctx, r, d, g.origin(by, "delete"), time.Now())
 	switch {
 	case errors.Is(err, meta.ErrNotFound):
 		return blobUnknown(r, d)
 	case errors.Is(err, meta.ErrReferenced):
-		return oci.Errorf(oci.CodeUnsupported, "blob %s is needed by a manifest of %s: delete the manifest first", d, r)
+		return oci.Errorf(oci.CodeUnsupported, "blob %s is needed by a manifest of %s, or by one in its trash: delete the manifest first, and empty the trash", d, r)
 	case err != nil:
 		return fmt.Errorf("delete blob %s@%s: %w", r, d, err)
 	}

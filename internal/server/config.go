@@ -100,6 +100,9 @@ type Config struct {
 	// Uploads that clients have begun.
 	Uploads Uploads `yaml:"uploads"`
 
+	// What was deleted and can be taken back.
+	Trash Trash `yaml:"trash"`
+
 	// Removal of blobs that no manifest needs, while the registry is in use.
 	Collection Collection `yaml:"collection"`
 
@@ -302,6 +305,13 @@ type Uploads struct {
 	Expire Duration `yaml:"expire"`
 }
 
+// Trash is about manifests that were deleted.
+type Trash struct {
+	// How long a deleted manifest and its blobs can be taken back with "berth undelete". Its bytes count as long. The collection
+	// empties the trash, so it stays as it is if that is off. 0 for no trash: what is deleted is gone.
+	Keep Duration `yaml:"keep"`
+}
+
 // Collection is about unreferenced blobs.
 type Collection struct {
 	// How often to look for them; 0 turns the collection off.
@@ -372,6 +382,7 @@ func Default() *Config {
 			Stop:      Duration(30 * time.Second),
 		},
 		Uploads:    Uploads{Expire: Duration(24 * time.Hour)},
+		Trash:      Trash{Keep: Duration(7 * 24 * time.Hour)},
 		Collection: Collection{Interval: Duration(time.Hour), Grace: Duration(24 * time.Hour)},
 		Log:        Log{Level: "info", Format: "text", Access: true},
 	}

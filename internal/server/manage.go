@@ -103,6 +103,12 @@ func OpenManagement(ctx context.Context, cfg *Config, mayMake bool, log *slog.Lo
 	if err != nil {
 		return nil, nil, err
 	}
-	management := admin.New(admin.Options{Auth: accounts, DB: s.DB, Log: log, Service: cfg.Service(), ReadOnly: cfg.ReadOnly})
+	reg, err := newRegistry(ctx, cfg, s.DB, nil) // the bytes of blobs are not asked for
+	if err != nil {
+		return nil, nil, err
+	}
+	management := admin.New(admin.Options{
+		Auth: accounts, DB: s.DB, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), ReadOnly: cfg.ReadOnly,
+	})
 	return management.Local(), s.Close, nil
 }

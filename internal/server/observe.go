@@ -90,6 +90,7 @@ func observeCollection(m *Metrics) func(gc.Result, time.Duration, error) {
 	blobs := m.Counter("berth_collection_blobs_total", "Blobs that were collected.")
 	bytes := m.Counter("berth_collection_bytes_total", "Bytes of the blobs that were collected.")
 	uploads := m.Counter("berth_collection_uploads_total", "Upload sessions that expired.")
+	trash := m.Counter("berth_collection_trash_total", "Manifests whose time in the trash was over.")
 	orphans := m.Counter("berth_collection_orphans_total", "Objects that no row spoke of, such as a crash leaves.")
 	return func(r gc.Result, took time.Duration, err error) {
 		if err != nil {
@@ -101,6 +102,7 @@ func observeCollection(m *Metrics) func(gc.Result, time.Duration, error) {
 		blobs.Add(float64(r.Blobs))
 		bytes.Add(float64(r.Bytes))
 		uploads.Add(float64(r.Uploads))
+		trash.Add(float64(r.Trash))
 		orphans.Add(float64(r.Orphans))
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/berthregistry/berth/internal/distribution"
 	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/job"
+	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/signin"
@@ -45,13 +46,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		return nil, nil, err
 	}
 	storage := &Storage{DB: db, Blobs: store}
-	reg, err := registry.New(ctx, db, store, registry.Options{
-		Sparse:       func(r oci.Repository) registry.Sparse { return registry.Sparse(cfg.SparseFor(r)) },
-		Delete:       cfg.Delete,
-		Grace:        cfg.Collection.Grace.D(),
-		UploadExpiry: cfg.Uploads.Expire.D(),
-		ReadOnly:     cfg.ReadOnly,
-	})
+	reg, err := newRegistry(ctx, cfg, db, store)
 	if err != nil {
 		return nil, nil, errors.Join(err, storage.Close())
 	}
@@ -103,7 +98,9 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 			return nil, nil, errors.Join(err, storage.Close())
 		}
 	}
-	management := admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, Limits: limits, ReadOnly: cfg.ReadOnly})
+	management := admin.New(admin.Options{
+		Auth: accounts, DB: db, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), Client: server.Client, Limits: limits, ReadOnly: cfg.ReadOnly,
+	})
 	if accounts != nil {
 		if err := offerSetup(ctx, cfg, log, management); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
@@ -131,6 +128,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 			Log:          log,
 			Grace:        cfg.Collection.Grace.D(),
 			UploadExpiry: cfg.Uploads.Expire.D(),
+			TrashKeep:    cfg.Trash.Keep.D(),
 			Observe:      observeCollection(metrics),
 		})
 		jobs = append(jobs, job.Job{Name: "collection", Every: cfg.Collection.Interval.D(), Run: collector.Run})
@@ -156,6 +154,18 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		closeSources()
 		return storage.Close()
 	}, nil
+}
+
+// newRegistry returns the registry of a configuration over what was opened.
+func newRegistry(ctx context.Context, cfg *Config, db *meta.DB, store blob.Store) (*registry.Registry, error) {
+	return registry.New(ctx, db, store, registry.Options{
+		Sparse:       func(r oci.Repository) registry.Sparse { return registry.Sparse(cfg.SparseFor(r)) },
+		Delete:       cfg.Delete,
+		Grace:        cfg.Collection.Grace.D(),
+		UploadExpiry: cfg.Uploads.Expire.D(),
+		Trash:        cfg.Trash.Keep > 0,
+		ReadOnly:     cfg.ReadOnly,
+	})
 }
 
 // routes sends a request to what serves its path. Without access control there is no token service and no page for the first account, without

@@ -145,7 +145,7 @@ func TestBucketRestarts(t *testing.T) {
 func TestNodesCollectAtOnce(t *testing.T) {
 	t.Parallel()
 	bucket := service.S3(t)
-	c := start(t, options{bucket: bucket, env: []string{"BERTH_COLLECTION_INTERVAL=1s", "BERTH_COLLECTION_GRACE=15s", "BERTH_LOG_ACCESS=false"}})
+	c := start(t, options{bucket: bucket, env: []string{"BERTH_COLLECTION_INTERVAL=1s", "BERTH_TRASH_KEEP=0", "BERTH_COLLECTION_GRACE=15s", "BERTH_LOG_ACCESS=false"}})
 	l := pushAndPull(t, c.api(), 3, name("collect"), 10, noFaults)
 	rng := rand.New(rand.NewPCG(12, 13))
 	api := c.api()

@@ -15,7 +15,7 @@ func TestKill(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d, %d rounds", seed, rounds)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	c := start(t, options{env: []string{"BERTH_COLLECTION_INTERVAL=1s", "BERTH_LOG_ACCESS=false"}})
+	c := start(t, options{env: []string{"BERTH_COLLECTION_INTERVAL=1s", "BERTH_TRASH_KEEP=0", "BERTH_LOG_ACCESS=false"}})
 	var old []image
 	again := 0
 	for round := range rounds {

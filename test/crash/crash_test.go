@@ -23,8 +23,8 @@ const (
 )
 
 // settings let the collector run while the clients push; the grace period is the usual one, since
-// what was acknowledged must stay.
-var settings = harness.Settings{Env: []string{"BERTH_COLLECTION_INTERVAL=1s", "BERTH_LOG_ACCESS=false"}}
+// what was acknowledged must stay. Without a trash, blobs can be deleted after their manifests.
+var settings = harness.Settings{Env: []string{"BERTH_COLLECTION_INTERVAL=1s", "BERTH_TRASH_KEEP=0", "BERTH_LOG_ACCESS=false"}}
 
 // world is the data folder with those who use it.
 type world struct {
