@@ -225,6 +225,7 @@ func MovedTables() []Table {
 		table("trust_rule", "id account_id credential_id issuer rule created_at", 0),
 		table("signing_key", "kid private signs_from known_until", ""),
 		table("audit", "id at account_id actor credential client action object detail allowed", 0),
+		table("quota", "organization bytes deduplicated tags repositories warn", ""),
 		table("repository", "id name created_at listed public", 0),
 		table("blob", "id digest size storage_key created_at", 0),
 		table("repository_blob", "repository_id blob_id unreferenced_since", 0, 0),
@@ -459,7 +460,7 @@ func (db *DB) ClearRows(ctx context.Context) error {
 		for i, t := range tables {
 			names[i] = t.Name
 		}
-		return clear(`TRUNCATE `+strings.Join(names, ", "), `UPDATE total SET blobs = 0, bytes = 0`)
+		return clear(`TRUNCATE organization_usage, organization_blob, `+strings.Join(names, ", "), `UPDATE total SET blobs = 0, bytes = 0`)
 	}
 	for i := range tables {
 		if err := clear(`DELETE FROM ` + tables[len(tables)-1-i].Name); err != nil {
