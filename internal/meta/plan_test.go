@@ -155,6 +155,14 @@ func exercise(t *testing.T, db *DB) {
 	must(err)
 	_, err = db.Usages(ctx, "", 10)
 	must(err)
+	_, err = db.SharedBytes(ctx, "r")
+	must(err)
+	_, err = db.RepositorySpaces(ctx, "r", "", 10)
+	must(err)
+	_, err = db.TagSpaces(ctx, "r", "", 10)
+	must(err)
+	_, err = db.TagSpace(ctx, "r", "t")
+	must(err)
 	_, err = db.Standing(ctx, "r")
 	must(err)
 	_, err = db.Standings(ctx, "", 10)
@@ -172,8 +180,8 @@ func exercise(t *testing.T, db *DB) {
 }
 
 // scanned is what may be looked at row by row: no table, one row, what is all to be deleted, a page, the few jobs and keys, a
-// parameter, and the grants that an account has.
-var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job", "signing_key", "list", "g"}
+// parameter, the grants that an account has, and the manifests and blobs of a tag.
+var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job", "signing_key", "list", "g", "tree", "kept", "part", "its"}
 
 // anyAccount is content with the first row.
 const anyAccount = `SELECT EXISTS (SELECT 1 FROM account)`
