@@ -68,6 +68,9 @@ func hintAnswer(answer *upstream.Error, op *upstream.OpError, host string) strin
 	case http.StatusUnauthorized:
 		return fmt.Sprintf("log in with \"docker login %s\" or \"podman login %s\"", host, host)
 	case http.StatusForbidden:
+		if answer.Message != "" {
+			return "" // it says why
+		}
 		return "the account that is logged in, or an anonymous one, may not do this"
 	case http.StatusTooManyRequests:
 		return "the registry limits requests; try again later, or log in"

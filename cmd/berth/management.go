@@ -179,7 +179,7 @@ func (r *refusal) Error() string {
 	case r.answer.Status == http.StatusUnauthorized:
 		text += fmt.Sprintf(": log in with \"docker login %s\", or set BERTH_USER and BERTH_PASSWORD", r.host)
 	case r.answer.Status == http.StatusNotFound && r.answer.Code != "NOT_FOUND":
-		text = "there is nothing to manage: it is no Berth whose access control is switched on (auth.enabled)"
+		text = "there is nothing to manage: it is no Berth"
 	}
 	return r.host + ": " + text
 }

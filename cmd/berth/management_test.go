@@ -18,14 +18,46 @@ import (
 	"github.com/berthregistry/berth/test/harness"
 )
 
+// newSource returns a server without access control that has team/app:1 and team/app:2, which differ.
+func newSource(t *testing.T) *harness.Server {
+	t.Helper()
+	s := harness.Start(t, harness.Settings{})
+	a := &harness.API{T: t, Base: s.URL, Client: http.DefaultClient}
+	for _, tag := range []string{"1", "2"} {
+		a.PushImage("team/app", tag, harness.Pack(v1.Manifest{Annotations: map[string]string{"tag": tag}}, harness.NewBlob(v1.MediaTypeImageConfig, []byte("{}"))))
+	}
+	return s
+}
+
+// TestOpenScripts runs the commands that manage a registry on one without access control. Each script has a server of its own:
+// $SERVER is its host, $DATA its data folder. $SOURCE is a server that has team/app:1 and team/app:2.
+func TestOpenScripts(t *testing.T) {
+	source := newSource(t)
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/open",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			s := harness.Start(t, harness.Settings{})
+			home := filepath.Join(env.WorkDir, "home")
+			env.Setenv("HOME", home)
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Setenv("SOURCE", source.Addr)
+			env.Setenv("SERVER", s.Addr)
+			env.Setenv("BERTH_REGISTRY", s.Addr)
+			env.Setenv("DATA", filepath.Join(s.Dir, "data"))
+			return os.MkdirAll(home, 0o755)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": scriptExits, "get": scriptGet},
+	})
+}
+
 // TestManagementScripts runs the commands that manage a registry. Each script has a server of its own with access control and without
 // accounts: $SERVER is its host, $SECURE the same with TLS by the certificate in $CERT, $DATA its data folder, $LOG its log and $SETUP the
-// one-time secret there. $OPEN is a server without access control that has team/app:1.
+// one-time secret there. $OPEN is one of newSource.
 func TestManagementScripts(t *testing.T) {
-	open := harness.Start(t, harness.Settings{})
+	open := newSource(t)
 	cert := harness.NewCert(t)
-	a := &harness.API{T: t, Base: open.URL, Client: http.DefaultClient}
-	a.PushImage("team/app", "1", harness.Pack(v1.Manifest{}, harness.NewBlob(v1.MediaTypeImageConfig, []byte("{}"))))
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/management",
 		RequireExplicitExec: true,

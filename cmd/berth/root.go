@@ -40,6 +40,8 @@ and podman login keep.`,
 		newAuthCommand(),
 		newCredentialCommand(),
 		newAuditCommand(),
+		newQuotaCommand(),
+		newDuCommand(),
 		newVersionCommand(),
 	)
 	root.InitDefaultHelpCmd()

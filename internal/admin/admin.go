@@ -1,8 +1,8 @@
-// Package admin is the management API under /api/v1/: accounts, credentials, organizations, teams, grants, and why
-// somebody may do something or not.
+// Package admin is the management API under /api/v1/: accounts, credentials, organizations, teams, grants, why
+// somebody may do something or not, and what holds for content whoever pushes it.
 //
 // What holds true: each route is a row of one table, with the right that it needs; that right is asked for before anything of the
-// request is used but who makes it and what it names; whatever is named is looked for below what it belongs to; a secret is answered
+// request is used but who makes it and what it names; without access control there are no accounts to manage, and everybody may do the rest, as everybody may push; whatever is named is looked for below what it belongs to; a secret is answered
 // once and is never stored; there is always an administrator, once there was one; every change, and every one that somebody had no right
 // to, is in the audit log; the command line on the data folder goes the same way as requests over HTTP.
 package admin
@@ -29,6 +29,7 @@ const Prefix = "/api/v1/"
 
 // Options configure a Handler. Client is not needed where requests do not come over the network.
 type Options struct {
+	// Auth is nil without access control.
 	Auth *auth.Auth
 	DB   *meta.DB
 	Log  *slog.Logger
@@ -126,7 +127,19 @@ var routes = slices.Concat(
 	robotRoutes("organizations/{organization}/", rightOrganization),
 	grantRoutes("", rightRegistry),
 	grantRoutes("organizations/{organization}/", rightOrganization),
+	contentRoutes,
 )
+
+// contentRoutes are those of routes that are not about accounts. They are there without access control, too.
+var contentRoutes = slices.Concat(
+	usageRoutes,
+	quotaRoutes,
+)
+
+// content tells whether a row is of contentRoutes.
+func (row *route) content() bool {
+	return slices.ContainsFunc(contentRoutes, func(c route) bool { return c.method == row.method && c.path == row.path })
+}
 
 func robotRoutes(parent string, right right) []route {
 	return []route{
@@ -234,7 +247,7 @@ func (h *Handler) serve(w *web.Response, r *http.Request, local bool) error {
 	if err == nil {
 		answer, err = row.serve(h, c)
 	}
-	if row.action != "" {
+	if row.action != "" && (h.opts.Auth != nil || local) {
 		h.record(c, row.action, err)
 	}
 	if err != nil {
@@ -248,7 +261,13 @@ func (h *Handler) authorize(w *web.Response, c *call, row *route) error {
 	switch {
 	case c.local && (row.right == rightItself || row.right == rightSignedIn && row.path != "explain"):
 		return errInvalid("the command line on the data folder has no account of its own: name the user")
-	case c.local, row.right == rightNone:
+	case c.local:
+		return nil
+	case h.opts.Auth == nil && row.content():
+		return nil
+	case h.opts.Auth == nil:
+		return errNotFound("nothing like this without access control: the server has to be started with auth.enabled")
+	case row.right == rightNone:
 		return nil
 	}
 	id, err := h.opts.Auth.Identify(c.Request, h.opts.Client(c.Request))

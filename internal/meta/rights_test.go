@@ -196,6 +196,7 @@ var rightless = []string{
 	"SaveUpload", "CancelUpload", "ExpireUploads", "TouchBlob", "UsedCredential",
 	"AddTrustRule", "DeleteTrustRule", "AddSigningKey", "DeleteSigningKeys", "AddAudit", "DeleteAudit",
 	"NoteFailures", "ClearFailures", "DeleteOldFailures", "DeleteTag", // which leaves the manifest
+	"SetQuota", "DeleteQuota", "RecountUsage",
 	// Nobody is served meanwhile.
 	"BeginMove", "NoteMoved", "ForgetMoved", "ClearRows", "AddRows", "FinishMove", "DropBlob", "MarkStrayLinks", "Analyze",
 }

@@ -50,6 +50,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		Grace:        cfg.Collection.Grace.D(),
 		UploadExpiry: cfg.Uploads.Expire.D(),
 		ReadOnly:     cfg.ReadOnly,
+		Quota:        observeQuotas(metrics, db, log),
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, storage.Close())
@@ -84,7 +85,6 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}
 	var accounts *auth.Auth
 	var tokens *token.Handler
-	var management *admin.Handler
 	var people *signin.Handler
 	closeSources := func() {}
 	if cfg.Auth.Enabled {
@@ -95,7 +95,9 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		if accounts, err = newAccounts(cfg, db, log, sources, server.ClientCertificate); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
-		management = admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, ReadOnly: cfg.ReadOnly})
+	}
+	management := admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, ReadOnly: cfg.ReadOnly})
+	if accounts != nil {
 		if err := offerSetup(ctx, cfg, log, management); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
 		}
@@ -145,22 +147,22 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}, nil
 }
 
-// routes sends a request to what serves its path. Without access control there is no token service and nothing to manage, without
+// routes sends a request to what serves its path. Without access control there is no token service and no page for the first account, without
 // providers nobody signs in at one.
 func routes(protocol *distribution.Handler, tokens *token.Handler, management *admin.Handler, people *signin.Handler) web.HandlerFunc {
-	if tokens == nil {
-		return protocol.Serve
-	}
 	return func(w *web.Response, r *http.Request) error {
+		if strings.HasPrefix(r.URL.Path, admin.Prefix) {
+			return management.Serve(w, r)
+		}
+		if tokens == nil {
+			return protocol.Serve(w, r)
+		}
 		switch r.URL.Path {
 		case distribution.TokenPath:
 			return tokens.Serve(w, r)
 		case "/.well-known/jwks.json":
 			return tokens.ServeKeys(w, r)
 		case admin.SetupPath:
-			return management.Serve(w, r)
-		}
-		if strings.HasPrefix(r.URL.Path, admin.Prefix) {
 			return management.Serve(w, r)
 		}
 		if people != nil && signin.Serves(r.URL.Path) {
