@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/test/service"
 )
 
 // wantUsage fails if an organization does not use exactly this.
@@ -396,4 +400,57 @@ func TestSpace(t *testing.T) {
 	if must(t, err); before.Deduplicated-after.Deduplicated != tags[0].Alone {
 		t.Errorf("%d bytes were freed, %d were foretold", before.Deduplicated-after.Deduplicated, tags[0].Alone)
 	}
+}
+
+// beforeUsage is content of a database that did not know usage.
+var beforeUsage = []string{
+	`INSERT INTO repository (id, name, created_at) VALUES (1, 'a/x', 0), (2, 'a/y', 0), (3, 'a', 0), (4, 'b/x/y', 0), (5, 'empty/app', 0)`,
+	`INSERT INTO blob (id, digest, size, storage_key, created_at) VALUES (1, 'sha256:01', 100, 'k1', 0), (2, 'sha256:02', 20, 'k2', 0)`,
+	`INSERT INTO repository_blob (repository_id, blob_id, unreferenced_since) VALUES (1, 1, 5), (2, 1, 5), (3, 1, 5), (4, 1, 5), (1, 2, 5)`,
+	`INSERT INTO manifest (id, repository_id, digest, media_type, size, artifact_type, created_at, body)
+		VALUES (1, 1, 'd', 'm', 3, '', 0, ''), (2, 1, 'e', 'm', 4, '', 0, ''), (3, 4, 'd', 'm', 3, '', 0, '')`,
+	`INSERT INTO tag (repository_id, name, manifest_id, updated_at) VALUES (1, 's', 1, 0), (1, 't', 1, 0), (4, 't', 3, 0)`,
+	`INSERT INTO tag_log (repository_id, repository, tag, new_digest, at, actor, method)
+		VALUES (1, 'a/x', 's', 'd', 0, '', 'push'), (1, 'a/x', 't', 'd', 0, '', 'push'), (4, 'b/x/y', 't', 'd', 0, '', 'push')`,
+	`UPDATE repository SET public = 0 WHERE id = 5`,
+}
+
+// wantAfterUsage fails unless the content is counted, and goes on to be.
+func wantAfterUsage(t *testing.T, db *DB) {
+	t.Helper()
+	wantUsage(t, db, "a", Usage{1, 2, 327, 127})
+	wantUsage(t, db, "b", Usage{1, 1, 103, 103})
+	wantUsage(t, db, "empty", Usage{})
+	must(t, db.CheckUsage(t.Context(), func(e *UsageError) error { return e }))
+	commit(t, db, "empty/app", digestOf("new"), at(0))
+	commit(t, db, "a/x", digestOf("new"), at(0))
+	wantUsage(t, db, "a", Usage{1, 2, 337, 137})
+	wantUsage(t, db, "empty", Usage{Bytes: 10, Deduplicated: 10})
+}
+
+func TestSQLiteUpgradeToUsage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "berth.db")
+	old := raw(t, path)
+	must(t, migrate(t.Context(), old, olderSteps(t, "sqlite", "0004_accounts.sql")))
+	for _, s := range beforeUsage {
+		if _, err := old.Exec(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, old.Close())
+	wantAfterUsage(t, openDB(t, path))
+}
+
+func TestPostgresUpgradeToUsage(t *testing.T) {
+	d := service.Postgres(t)
+	c, err := pgx.Connect(t.Context(), d.URL)
+	must(t, err)
+	defer c.Close(context.Background())
+	must(t, migratePostgres(t.Context(), c, olderSteps(t, "postgres", "0002_accounts.sql")))
+	for _, s := range beforeUsage {
+		if _, err := c.Exec(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantAfterUsage(t, openDB(t, d.URL))
 }

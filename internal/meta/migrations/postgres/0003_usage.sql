@@ -110,14 +110,15 @@ CREATE TRIGGER blob_resize_counted AFTER UPDATE OF size ON blob FOR EACH ROW WHE
 
 CREATE FUNCTION count_manifest() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN
-  IF TG_OP = 'INSERT' THEN
+  IF TG_OP <> 'DELETE' THEN
     PERFORM add_usage(split_part(name, '/', 1), 0, 0, NEW.size, NEW.size) FROM repository WHERE id = NEW.repository_id;
-  ELSE
+  END IF;
+  IF TG_OP <> 'INSERT' THEN
     PERFORM add_usage(split_part(name, '/', 1), 0, 0, -OLD.size, -OLD.size) FROM repository WHERE id = OLD.repository_id;
   END IF;
   RETURN NULL;
 END $$;
-CREATE TRIGGER manifest_counted AFTER INSERT OR DELETE ON manifest FOR EACH ROW EXECUTE FUNCTION count_manifest();
+CREATE TRIGGER manifest_counted AFTER INSERT OR DELETE OR UPDATE OF size ON manifest FOR EACH ROW EXECUTE FUNCTION count_manifest();
 
 CREATE FUNCTION count_tag() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN

@@ -103,6 +103,11 @@ CREATE TRIGGER manifest_delete_counted AFTER DELETE ON manifest BEGIN
     WHERE organization = (SELECT substr(name, 1, instr(name || '/', '/') - 1) FROM repository WHERE id = OLD.repository_id);
 END;
 
+CREATE TRIGGER manifest_resize_counted AFTER UPDATE OF size ON manifest WHEN NEW.size <> OLD.size BEGIN
+  UPDATE organization_usage SET bytes = bytes + NEW.size - OLD.size, deduplicated = deduplicated + NEW.size - OLD.size
+    WHERE organization = (SELECT substr(name, 1, instr(name || '/', '/') - 1) FROM repository WHERE id = NEW.repository_id);
+END;
+
 CREATE TRIGGER tag_insert_counted AFTER INSERT ON tag BEGIN
   UPDATE organization_usage SET tags = tags + 1
     WHERE organization = (SELECT substr(name, 1, instr(name || '/', '/') - 1) FROM repository WHERE id = NEW.repository_id);
