@@ -46,6 +46,8 @@ and podman login keep.`,
 		newAuditCommand(),
 		newFreezeCommand(),
 		newUnfreezeCommand(),
+		newQuotaCommand(),
+		newDuCommand(),
 		newVersionCommand(),
 	)
 	root.InitDefaultHelpCmd()

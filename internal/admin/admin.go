@@ -153,6 +153,8 @@ var policies = slices.Concat(
 	[]route{{"GET", "freezes", rightRegistry, "", (*Handler).listFreezes}},
 	policyRoutes("", rightRegistry),
 	policyRoutes("organizations/{organization}/", rightOrganization),
+	usageRoutes,
+	quotaRoutes,
 )
 
 // isPolicy tells whether a row is of policies.

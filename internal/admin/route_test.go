@@ -90,6 +90,16 @@ var routeTests = []struct {
 
 	{"GET", "explain", "explain?repository=team/app&action=pull", "", 200, signedIn},
 
+	{"GET", "usage", "usage", "", 200, administrators},
+	{"GET", "organizations/{organization}/usage", "organizations/team/usage", "", 200, owners},
+	{"GET", "organizations/{organization}/usage/repositories", "organizations/team/usage/repositories", "", 200, owners},
+	{"GET", "usage/repositories/{repository...}", "usage/repositories/team/app", "", 200, owners},
+	{"GET", "usage/tags/{repository...}", "usage/tags/team/app", "", 200, owners},
+	{"GET", "quotas", "quotas", "", 200, administrators},
+	{"GET", "organizations/{organization}/quota", "organizations/team/quota", "", 404, owners},
+	{"PUT", "organizations/{organization}/quota", "organizations/team/quota", `{"tags":5}`, 200, administrators},
+	{"DELETE", "organizations/{organization}/quota", "organizations/team/quota", "", 404, administrators},
+
 	{"GET", "audit", "audit", "", 200, administrators},
 	{"GET", "audit/export", "audit/export", "", 200, administrators},
 

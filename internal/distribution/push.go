@@ -182,12 +182,12 @@ func uploadBody(w *web.Response, req *request) (registry.Body, error) {
 	if err != nil {
 		return registry.Body{}, err
 	}
-	body := registry.Body{Reader: req.http.Body, First: -1, Interrupt: w.InterruptBody}
+	body := registry.Body{Reader: req.http.Body, First: -1, Length: max(req.http.ContentLength, 0), Interrupt: w.InterruptBody}
 	if r != nil {
 		if n := req.http.ContentLength; n >= 0 && n != r.length() {
 			return registry.Body{}, oci.Errorf(oci.CodeSizeInvalid, "Content-Range names %d bytes, Content-Length %d", r.length(), n)
 		}
-		body.First = r.first
+		body.First, body.Length = r.first, r.length()
 		body.Reader = &exactly{r: body.Reader, left: r.length()}
 	}
 	return body, nil

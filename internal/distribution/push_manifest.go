@@ -53,9 +53,12 @@ func (h *Handler) putManifest(w *web.Response, req *request) error {
 	for _, t := range tags {
 		hd.Add("OCI-Tag", string(t))
 	}
+	// spec.md#warnings
 	if pushed.Absent > 0 {
-		// spec.md#warnings
 		hd.Add("Warning", fmt.Sprintf(`299 - "%d of what this manifest names is not in %s"`, pushed.Absent, req.repository))
+	}
+	for _, warning := range pushed.Warnings {
+		hd.Add("Warning", fmt.Sprintf(`299 - "%s"`, warning))
 	}
 	h.created(w, "/v2/"+string(req.repository)+"/manifests/", pushed.Digest)
 	return nil

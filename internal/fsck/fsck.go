@@ -73,6 +73,7 @@ func Run(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (Repo
 		{"the trash", c.trash},
 		{"blobs", c.blobs},
 		{"links", c.links},
+		{"usage", c.usage},
 		{"uploads", c.uploads},
 		{"objects", c.objects},
 	} {
@@ -276,6 +277,20 @@ func (c *check) links(ctx context.Context) error {
 	}
 	return c.found(false, "links", fmt.Sprintf("%d blobs of repositories are marked as needed, but no manifest needs them", n),
 		func() error { return c.db.MarkStrayLinks(ctx, time.Now()) })
+}
+
+// usage compares what is kept as the usage of organizations with a count of everything. All is mended at once.
+func (c *check) usage(ctx context.Context) error {
+	mended := false
+	return c.db.CheckUsage(ctx, func(wrong *meta.UsageError) error {
+		return c.found(false, "usage", wrong.Error(), func() error {
+			if mended {
+				return nil
+			}
+			mended = true
+			return c.db.RecountUsage(ctx)
+		})
+	})
 }
 
 func (c *check) uploads(ctx context.Context) error {

@@ -272,6 +272,14 @@ func TestFindings(t *testing.T) {
 			},
 			mended: true, finding: "marked as needed",
 		},
+		"usage is counted wrongly": {
+			harm:   func(w *world) { w.sql(`UPDATE organization_usage SET bytes = bytes - 1, tags = tags + 1`) },
+			mended: true, finding: "1 repositories, 1 tags",
+		},
+		"links are counted wrongly": {
+			harm:   func(w *world) { w.sql(`DELETE FROM organization_blob`) },
+			mended: true, finding: "the links to 3 blobs of organization",
+		},
 		"an upload is missing": {
 			harm:   func(w *world) { w.must(os.Remove(w.uploadFile())) },
 			mended: true, finding: "begin again",

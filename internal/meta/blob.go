@@ -78,7 +78,9 @@ type NewBlob struct {
 	// Whole or Broken is the key of the object that an *ExistsError named, once the caller
 	// has looked at it.
 	Whole, Broken string
-	Now           time.Time
+	// Standing, if not nil, becomes how the organization stands against its quota after the change. It stays as it is without a quota.
+	Standing *Standing
+	Now      time.Time
 }
 
 // ExistsError says that the digest has an object already. The caller looks whether that is
@@ -95,7 +97,7 @@ func (e *ExistsError) Error() string { return "the digest has the object " + e.K
 // changed but an *ExistsError returned, unless n says what to think of that one: if
 // it is whole, the repository gets it and the new object is doomed; if it is broken, the new object takes its place.
 // It returns ErrNotFound when the upload session is gone: the object must then be
-// regarded as lost, since the collector may have taken it.
+// regarded as lost, since the collector may have taken it; and a *QuotaError, with which nothing has changed.
 func (db *DB) CommitBlob(ctx context.Context, n NewBlob) error {
 	return db.update(ctx, func(t *tx) error {
 		if n.Upload != "" {
@@ -124,11 +126,14 @@ func (db *DB) CommitBlob(ctx context.Context, n NewBlob) error {
 		if err != nil {
 			return err
 		}
-		repo, err := t.makeRepository(n.Repository, n.Now, t.exclusive)
+		repo, g, err := t.makeRepository(n.Repository, n.Now, t.exclusive)
 		if err != nil {
 			return err
 		}
-		return t.linkBlob(n.Repository, repo, blob, n.Digest, n.Now)
+		if err := t.linkBlob(n.Repository, repo, blob, n.Digest, n.Now); err != nil {
+			return err
+		}
+		return g.check(n.Standing)
 	})
 }
 
@@ -169,7 +174,7 @@ func (t *tx) commitAgain(n NewBlob) (blob int64, err error) {
 }
 
 // MountBlob links a blob that repository from has to repository into; with an
-// empty from, one that any repository has. It returns ErrNotFound if there is none.
+// empty from, one that any repository has. It returns ErrNotFound if there is none, or a *QuotaError.
 func (db *DB) MountBlob(ctx context.Context, into, from oci.Repository, d oci.Digest, now time.Time) error {
 	// Most mounts that fail are found out without a transaction.
 	if from != "" {
@@ -192,11 +197,14 @@ func (db *DB) MountBlob(ctx context.Context, into, from oci.Repository, d oci.Di
 		if err != nil {
 			return err
 		}
-		repo, err := t.makeRepository(into, now, t.exclusive)
+		repo, g, err := t.makeRepository(into, now, t.exclusive)
 		if err != nil {
 			return err
 		}
-		return t.linkBlob(into, repo, blob, d, now)
+		if err := t.linkBlob(into, repo, blob, d, now); err != nil {
+			return err
+		}
+		return g.check(nil)
 	})
 }
 

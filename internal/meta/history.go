@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/berthregistry/berth/internal/access"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/policy"
 )
@@ -205,6 +206,10 @@ func (db *DB) RestoreTags(ctx context.Context, r oci.Repository, restores []TagR
 		if err != nil {
 			return err
 		}
+		g, err := t.guard(access.Organization(r))
+		if err != nil {
+			return err
+		}
 		t.touch(r)
 		tags := make([]oci.Tag, len(restores))
 		for i, one := range restores {
@@ -227,7 +232,7 @@ func (db *DB) RestoreTags(ctx context.Context, r oci.Repository, restores []TagR
 			}
 			revived += n
 		}
-		return nil
+		return g.check(nil)
 	})
 	return failed, revived, err
 }
@@ -353,6 +358,10 @@ func (db *DB) Undelete(ctx context.Context, r oci.Repository, d oci.Digest, allo
 		if _, err := t.changeable(r); err != nil {
 			return err
 		}
+		g, err := t.guard(access.Organization(r))
+		if err != nil {
+			return err
+		}
 		var lost []oci.Tag
 		var id int64
 		if err := t.queryRow(`SELECT id FROM trashed_manifest WHERE repository_id = $1 AND digest = $2`, repo, d.String()).Scan(&id); err != nil {
@@ -396,6 +405,9 @@ func (db *DB) Undelete(ctx context.Context, r oci.Repository, d oci.Digest, allo
 			if err := t.setTag(repo, r, tag, pointer{}, id, d, o, now); err != nil {
 				return err
 			}
+		}
+		if err := g.check(nil); err != nil {
+			return err
 		}
 		return t.record(o, r, describe(d, u.Tags, nil), now)
 	})

@@ -17,11 +17,17 @@ import (
 //   - The repository's row, FOR NO KEY UPDATE: who changes manifests or tags of a repository, or drops it. So the marks of
 //     what manifests need (unreferenced_since), a condition on a tag and the order of the tag log are right. Pushes of
 //     blobs go on meanwhile: the foreign key's lock on the same row does not conflict.
+//   - The row of a quota, FOR NO KEY UPDATE: who adds anything to an organization that has one. So what is used does not grow between
+//     the look at it and the end of the change. Without a quota nothing is locked.
 //   - An advisory lock on a digest in a repository: who links a blob, and who pushes a manifest that lacks it. Else neither would
 //     see the other's row, and the blob would not be protected (manifest_missing_blob).
 //   - The row of a link, blob or upload, FOR UPDATE: who is about to delete it or to say that it stays. Collectors skip
 //     what others have locked.
 //   - The row of a blob, FOR NO KEY UPDATE: who has taken away a link and looks whether it was the last one.
+//
+// Triggers count what organizations use. They lock rows of organization_blob and organization_usage, as they come to them; the latter are
+// several for an organization, each for some connections, so that commits do not wait for each other. Two who take away and add the same blobs
+// at a time may deadlock, and one of them runs again.
 //
 // Rights have locks of their own, which no change of content takes:
 //
@@ -75,6 +81,14 @@ func (d dialect) element(i int) string {
 		return fmt.Sprintf(`CAST(list.value AS JSON) ->> %d`, i)
 	}
 	return fmt.Sprintf(`list.value ->> %d`, i)
+}
+
+// organization returns an expression for the organization of a repository, by the column of its name.
+func (d dialect) organization(name string) string {
+	if d.postgres {
+		return `split_part(` + name + `, '/', 1)`
+	}
+	return `substr(` + name + `, 1, instr(` + name + ` || '/', '/') - 1)`
 }
 
 // jsonOf returns a JSON array.

@@ -100,9 +100,11 @@ type NewManifest struct {
 	// there is no such tag. If it answers false, nothing happens but ErrCondition.
 	Condition func(current oci.Digest) bool
 	// Allow, if not nil, is asked for each of Tags. With an error nothing happens, and it is returned as it is.
-	Allow  Allow
-	Origin Origin
-	Now    time.Time
+	Allow Allow
+	// Standing, if not nil, becomes how the organization stands against its quota after the change. It stays as it is without a quota.
+	Standing *Standing
+	Origin   Origin
+	Now      time.Time
 }
 
 // Allow decides about the change of a tag, with the digest that it points to, zero if there is no such tag. Nobody else
@@ -127,10 +129,10 @@ func (e *MissingError) Error() string {
 // PutManifest stores a manifest and sets its tags, unless policies forbid that (*policy.FrozenError, *policy.ProtectedError). A manifest that is there
 // already stays as it is and only gets the tags.
 // It returns how much of a new manifest's content is absent, foreign layers aside,
-// or a *MissingError if n says that it is needed.
+// or a *MissingError if n says that it is needed, or a *QuotaError.
 func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err error) {
 	err = db.update(ctx, func(t *tx) error {
-		repo, err := t.makeRepository(n.Repository, n.Now, true)
+		repo, g, err := t.makeRepository(n.Repository, n.Now, true)
 		if err != nil {
 			return err
 		}
@@ -170,6 +172,9 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 				return err
 			}
 			current[tag] = pointer{id, n.Digest} // it may be named twice
+		}
+		if err := g.check(n.Standing); err != nil {
+			return err
 		}
 		return t.record(n.Origin, n.Repository, what, n.Now)
 	})

@@ -68,6 +68,9 @@ func audit(t testing.TB, db *DB) {
 	if err != nil || len(wrong) > 0 {
 		t.Errorf("integrity: %v, %v", wrong, err)
 	}
+	if err := db.CheckUsage(context.Background(), func(e *UsageError) error { t.Error(e); return nil }); err != nil {
+		t.Errorf("usage: %v", err)
+	}
 	for what, query := range map[string]string{
 		"links that are marked as needed and are not": `SELECT COUNT(*) FROM repository_blob rb WHERE unreferenced_since IS NULL
 			AND NOT EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id)

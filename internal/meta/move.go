@@ -229,6 +229,7 @@ func MovedTables() []Table {
 		table("audit", "id at account_id actor credential client action object detail allowed", 0),
 		table("tag_protection", "id organization repositories tags created_at created_by", 0),
 		table("content_freeze", "organization message since created_by", ""),
+		table("quota", "organization bytes deduplicated tags repositories warn", ""),
 		table("repository", "id name created_at listed public", 0),
 		table("blob", "id digest size storage_key created_at", 0),
 		table("repository_blob", "repository_id blob_id unreferenced_since", 0, 0),
@@ -466,7 +467,7 @@ func (db *DB) ClearRows(ctx context.Context) error {
 		for i, t := range tables {
 			names[i] = t.Name
 		}
-		return clear(`TRUNCATE `+strings.Join(names, ", "), `UPDATE total SET blobs = 0, bytes = 0`)
+		return clear(`TRUNCATE organization_usage, organization_blob, `+strings.Join(names, ", "), `UPDATE total SET blobs = 0, bytes = 0`)
 	}
 	for i := range tables {
 		if err := clear(`DELETE FROM ` + tables[len(tables)-1-i].Name); err != nil {

@@ -77,12 +77,16 @@ func (db *DB) ChangeOrganization(ctx context.Context, name string, change func(*
 	})
 }
 
-// DeleteOrganization deletes an organization with its teams, robots and grants, or returns ErrNotFound. Its repositories
+// DeleteOrganization deletes an organization with its teams, robots, grants and quota, or returns ErrNotFound. Its repositories
 // stay: administrators of the registry have rights there, and whoever has grants everywhere.
 func (db *DB) DeleteOrganization(ctx context.Context, name string) error {
 	return db.update(ctx, func(t *tx) error {
 		t.touchRights()
-		return t.one(`DELETE FROM organization WHERE name = $1`, asText(name))
+		if err := t.one(`DELETE FROM organization WHERE name = $1`, asText(name)); err != nil {
+			return err
+		}
+		_, err := t.exec(`DELETE FROM quota WHERE organization = $1`, asText(name))
+		return err
 	})
 }
 

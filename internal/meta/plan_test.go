@@ -148,6 +148,28 @@ func exercise(t *testing.T, db *DB) {
 	_, _, err = db.StartJob(ctx, "j", "h", 0, time.Hour)
 	must(err)
 	must(db.ReleaseJob(ctx, "j", "h"))
+	limit := int64(1 << 40)
+	must(db.SetQuota(ctx, Quota{Organization: "r", Bytes: &limit, Warn: 80}))
+	commit(t, db, "r", digestOf("limited"), at(0))
+	_, err = db.Usage(ctx, "r")
+	must(err)
+	_, err = db.Usages(ctx, "", 10)
+	must(err)
+	_, err = db.SharedBytes(ctx, "r")
+	must(err)
+	_, err = db.RepositorySpaces(ctx, "r", "", 10)
+	must(err)
+	_, err = db.TagSpaces(ctx, "r", "", 10)
+	must(err)
+	_, err = db.TagSpace(ctx, "r", "t")
+	must(err)
+	_, err = db.Standing(ctx, "r")
+	must(err)
+	_, err = db.Standings(ctx, "", 10)
+	must(err)
+	must(db.SetQuota(ctx, Quota{Organization: "r", Bytes: new(int64), Deduplicated: true, Warn: 80}))
+	must(db.CheckRoom(ctx, "r", a, 10))
+	must(db.DeleteQuota(ctx, "r"))
 	must(db.DeleteTag(ctx, "r", "t", Origin{}, at(0)))
 	must(db.DeleteManifest(ctx, "r", n.Digest, allow, Origin{}, at(0)))
 	exerciseHistory(t, db)
@@ -209,8 +231,8 @@ func exerciseHistory(t *testing.T, db *DB) {
 }
 
 // scanned is what may be looked at row by row: no table, one row, what is all to be deleted, a page, the few jobs and keys, a
-// parameter, and the grants that an account has.
-var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job", "signing_key", "list", "g"}
+// parameter, the grants that an account has, and the manifests and blobs of a tag.
+var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job", "signing_key", "list", "g", "tree", "kept", "part", "its"}
 
 // anyAccount is content with the first row.
 const anyAccount = `SELECT EXISTS (SELECT 1 FROM account)`
@@ -262,7 +284,7 @@ func literals(t *testing.T) []string {
 	var found []string
 	for _, f := range files {
 		name := f.Name()
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || slices.Contains([]string{"check.go", "migrate.go", "move.go", "postgres.go", "lock.go"}, name) {
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || slices.Contains([]string{"check.go", "check_usage.go", "migrate.go", "move.go", "postgres.go", "lock.go"}, name) {
 			continue
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)

@@ -3,6 +3,7 @@ package meta
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -139,8 +140,7 @@ func TestPostgresTouchMeetsCollector(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	// A collection that is not committed yet: the touch waits and finds nothing.
-	resume = s.stop(`WITH link AS (DELETE FROM repository_blob RETURNING blob_id), gone AS (DELETE FROM repository)
-		DELETE FROM blob WHERE id IN (SELECT blob_id FROM link)`)
+	resume = s.stop(`DELETE FROM repository_blob; DELETE FROM repository; DELETE FROM blob`)
 	touch := s.begin(1, func() error { return s.TouchBlob(t.Context(), "r", d, at(20)) })
 	resume()
 	wantErr(t, touch.end(), ErrNotFound)
@@ -257,7 +257,7 @@ func TestPostgresDeleteMeetsCollector(t *testing.T) {
 	d := digestOf("d")
 	commit(t, s.DB, "r", d, at(0))
 	image(t, s.DB, "r", "other")
-	resume := s.stop(`WITH link AS (DELETE FROM repository_blob USING blob b WHERE blob_id = b.id AND b.digest = $1) DELETE FROM blob WHERE digest = $1`, d.String())
+	resume := s.stop(fmt.Sprintf(`DELETE FROM repository_blob USING blob b WHERE blob_id = b.id AND b.digest = '%s'; DELETE FROM blob WHERE digest = '%[1]s'`, d))
 	del := s.begin(1, func() error { return s.DeleteBlob(t.Context(), "r", d, Origin{}, at(1)) }).mustWait()
 	resume()
 	wantErr(t, del.end(), ErrNotFound)
@@ -412,8 +412,8 @@ func TestPostgresCommitMeetsDelete(t *testing.T) {
 	d := digestOf("d")
 	old := commit(t, s.DB, "from", d, at(0))
 	image(t, s.DB, "r", "other")
-	resume := s.stop(`WITH link AS (DELETE FROM repository_blob USING blob b WHERE blob_id = b.id AND b.digest = $1), gone AS (DELETE FROM repository WHERE name = 'from')
-		DELETE FROM blob WHERE digest = $1`, d.String())
+	resume := s.stop(fmt.Sprintf(`DELETE FROM repository_blob USING blob b WHERE blob_id = b.id AND b.digest = '%s';
+		DELETE FROM repository WHERE name = 'from'; DELETE FROM blob WHERE digest = '%[1]s'`, d))
 	n := NewBlob{Repository: "r", Digest: d, Size: 10, Key: newKey(), Whole: old, Now: at(1)}
 	push := s.begin(1, func() error { return s.CommitBlob(t.Context(), n) })
 	mount := s.begin(2, func() error { return s.MountBlob(t.Context(), "r", "from", d, at(1)) })

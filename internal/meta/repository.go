@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berthregistry/berth/internal/access"
 	"github.com/berthregistry/berth/internal/oci"
 )
 
@@ -118,26 +119,31 @@ func (t *tx) repositoryID(r oci.Repository) (int64, error) {
 	return id, err
 }
 
-// makeRepository finds a repository's row or makes it, and locks it if the caller wants to change manifests or tags.
-func (t *tx) makeRepository(r oci.Repository, now time.Time, lock bool) (int64, error) {
-	find := t.repositoryID
+// makeRepository finds a repository's row or makes it, and locks it if the caller wants to change manifests or tags. The guard
+// watches what the caller adds, and is to be asked at the end; it is nil if the organization has no quota.
+func (t *tx) makeRepository(r oci.Repository, now time.Time, lock bool) (id int64, g *guard, err error) {
+	organization := access.Organization(r)
+	text := `SELECT r.id, EXISTS (SELECT 1 FROM quota q WHERE q.organization = $2) FROM repository r WHERE r.name = $1`
 	if lock {
-		find = t.lockRepository
+		text += t.locking("FOR NO KEY UPDATE OF r")
 	}
-	id, err := find(r)
-	if !errors.Is(err, ErrNotFound) {
-		return id, err
-	}
-	if _, err := t.exec(`INSERT INTO repository (name, created_at) VALUES ($1, $2)
-		ON CONFLICT (name) DO NOTHING`, string(r), now.UnixMilli()); err != nil {
-		return 0, err
-	}
-	t.touch(r)
-	id, err = find(r)
+	var limited bool
+	err = t.queryRow(text, string(r), organization).Scan(&id, &limited)
 	if errors.Is(err, ErrNotFound) {
-		return 0, errAgain // another one made it and dropped it
+		if _, err := t.exec(`INSERT INTO repository (name, created_at) VALUES ($1, $2)
+			ON CONFLICT (name) DO NOTHING`, string(r), now.UnixMilli()); err != nil {
+			return 0, nil, err
+		}
+		t.touch(r)
+		err = t.queryRow(text, string(r), organization).Scan(&id, &limited)
+		if errors.Is(err, ErrNotFound) {
+			return 0, nil, errAgain // another one made it and dropped it
+		}
 	}
-	return id, err
+	if err == nil && limited {
+		g, err = t.guard(organization)
+	}
+	return id, g, err
 }
 
 // dropIfEmpty deletes a repository that holds nothing any more, not even a setting or something in its trash (the trigger

@@ -214,6 +214,7 @@ var rightless = []string{
 	"SettledAudit", "CreateAccountFor", // which is CreateAccount
 	"NoteFailures", "FirstUse", "ClearFailures", "DeleteOldFailures", "DeleteTag", // which leaves the manifest
 	"RestoreTags", "Undelete", // of repositories that are there
+	"SetQuota", "DeleteQuota", "RecountUsage",
 	// Nobody is served meanwhile.
 	"BeginMove", "NoteMoved", "ForgetMoved", "ClearRows", "AddRows", "FinishMove", "DropBlob", "MarkStrayLinks", "Analyze",
 }

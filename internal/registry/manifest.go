@@ -118,6 +118,8 @@ type Pushed struct {
 	Digest  oci.Digest
 	Subject oci.Digest // zero if the manifest has none
 	Absent  int        // how much of what the manifest names is not here, foreign layers aside
+	// Warnings say of which limit of its quota the organization uses much.
+	Warnings []string
 }
 
 // maxDetail is how many missing digests a client is told.
@@ -150,6 +152,7 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 		return Pushed{}, fmt.Errorf("put manifest %s@%s: %w", p.Repository, digest, err)
 	}
 	sparse := g.opts.Sparse(p.Repository)
+	var standing meta.Standing
 	absent, err := g.db.PutManifest(ctx, meta.NewManifest{
 		Repository:    p.Repository,
 		Digest:        digest,
@@ -160,6 +163,7 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 		NeedManifests: sparse == SparseNone,
 		Condition:     p.Condition,
 		Allow:         p.allow(digest),
+		Standing:      &standing,
 		Origin:        g.origin(p.Actor, "push"),
 		Now:           time.Now(),
 	})
@@ -172,9 +176,9 @@ func (g *Registry) PutManifest(ctx context.Context, p Push) (Pushed, error) {
 			WithStatus(http.StatusPreconditionFailed)
 	}
 	if err != nil {
-		return Pushed{}, fmt.Errorf("put manifest %s@%s: %w", p.Repository, digest, err)
+		return Pushed{}, fmt.Errorf("put manifest %s@%s: %w", p.Repository, digest, g.refused(err))
 	}
-	pushed := Pushed{Digest: digest, Absent: absent}
+	pushed := Pushed{Digest: digest, Absent: absent, Warnings: g.stands(standing)}
 	if parsed.Subject != nil {
 		pushed.Subject = parsed.Subject.Digest
 	}

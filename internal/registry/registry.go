@@ -49,6 +49,8 @@ type Options struct {
 	Trash bool
 	// ReadOnly promises that nothing will be pushed or deleted. The database may be open for reading only.
 	ReadOnly bool
+	// Quota, if not nil, hears of quotas.
+	Quota QuotaObserver
 }
 
 // Actor is who makes a change, for the tag log, the trash and the audit log.
@@ -99,15 +101,18 @@ func New(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (*Reg
 	return &Registry{db: db, store: store, opts: opts, key: key, active: make(map[string]*receiving), ended: ended}, nil
 }
 
-// Explain tells a client what it should hear of a failure of the storage, or of a policy that forbids a change, or nil if that is nothing.
+// Explain tells a client what it should hear of a failure of the storage, a quota, or a policy that forbids a change, or nil if that is nothing.
 func Explain(err error) *oci.Error {
 	freeze, frozen := errors.AsType[*policy.FrozenError](err)
 	held, protected := errors.AsType[*policy.ProtectedError](err)
+	quota, exceeded := errors.AsType[*meta.QuotaError](err)
 	switch {
 	case frozen:
 		return oci.Errorf(oci.CodeDenied, "%v", freeze)
 	case protected:
 		return oci.Errorf(oci.CodeDenied, "%v", held)
+	case exceeded:
+		return quotaExceeded(quota)
 	case errors.Is(err, blob.ErrNoSpace) || meta.IsFull(err):
 		return oci.Errorf(oci.CodeUnknown, "the registry's storage is full: nothing can be pushed until the operator makes room; pulls go on").
 			WithStatus(http.StatusInsufficientStorage)
@@ -227,7 +232,7 @@ func (g *Registry) MountBlob(ctx context.Context, into, from oci.Repository, d o
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("mount %s@%s: %w", into, d, err)
+		return false, fmt.Errorf("mount %s@%s: %w", into, d, g.refused(err))
 	}
 	return true, nil
 }

@@ -28,6 +28,8 @@ type Body struct {
 	io.Reader
 	// First is the offset that the client says the bytes begin at, or -1.
 	First int64
+	// Length is how many bytes the client has announced; 0 if it has not.
+	Length int64
 	// Interrupt makes a Read that waits fail. It is called from any goroutine, never after the request has
 	// ended, and must not wait for anything.
 	Interrupt func()
@@ -144,7 +146,7 @@ func (g *Registry) AppendUpload(ctx context.Context, s Session, body Body) (int6
 	if err != nil {
 		return 0, err
 	}
-	in, err := g.open(ctx, s, row, body)
+	in, err := g.open(ctx, s, row, oci.Digest{}, body)
 	if err != nil {
 		return 0, err
 	}
@@ -180,7 +182,7 @@ func (g *Registry) FinishUpload(ctx context.Context, s Session, d oci.Digest, bo
 	if row == nil {
 		s.Algorithm = d.Algorithm() // nothing has been hashed yet
 	}
-	in, err := g.open(ctx, s, row, body)
+	in, err := g.open(ctx, s, row, d, body)
 	if err != nil {
 		return err
 	}
@@ -208,7 +210,7 @@ func (g *Registry) stored(ctx context.Context, r oci.Repository, d oci.Digest) b
 
 // PutBlob stores a blob that is sent in one request (spec.md#single-post).
 func (g *Registry) PutBlob(ctx context.Context, r oci.Repository, d oci.Digest, body Body) error {
-	in, err := g.open(ctx, g.StartUpload(r, d.Algorithm(), 0), nil, body)
+	in, err := g.open(ctx, g.StartUpload(r, d.Algorithm(), 0), nil, d, body)
 	if err != nil {
 		return err
 	}
@@ -230,8 +232,8 @@ type incoming struct {
 	secret  bool         // no client knows the session, so none can go on
 }
 
-// open begins or continues the bytes of a session.
-func (g *Registry) open(ctx context.Context, s Session, row *meta.Upload, body Body) (*incoming, error) {
+// open begins or continues the bytes of a session, whose digest is zero if it is not known yet.
+func (g *Registry) open(ctx context.Context, s Session, row *meta.Upload, d oci.Digest, body Body) (*incoming, error) {
 	in := &incoming{g: g, session: s, row: row, since: time.Now().Round(0)}
 	var size int64
 	if row != nil {
@@ -239,6 +241,11 @@ func (g *Registry) open(ctx context.Context, s Session, row *meta.Upload, body B
 	}
 	if body.First >= 0 && body.First != size {
 		return nil, &OffsetError{size}
+	}
+	if body.Length > 0 {
+		if err := g.checkRoom(ctx, s.Repository, d, size+body.Length); err != nil {
+			return nil, err
+		}
 	}
 	if row == nil {
 		w, err := g.store.Create(ctx)
@@ -384,7 +391,8 @@ func (in *incoming) finish(ctx context.Context, d oci.Digest) error {
 		in.discard(ctx)
 		return uploadUnknown(s)
 	}
-	n := meta.NewBlob{Repository: s.Repository, Digest: d, Size: size, Key: key, Now: time.Now()}
+	var standing meta.Standing
+	n := meta.NewBlob{Repository: s.Repository, Digest: d, Size: size, Key: key, Standing: &standing, Now: time.Now()}
 	if in.row != nil {
 		n.Upload, n.UploadKey = s.ID, in.row.Key
 	}
@@ -404,11 +412,16 @@ func (in *incoming) finish(ctx context.Context, d oci.Digest) error {
 		}
 		return uploadUnknown(s)
 	}
+	if quota, ok := errors.AsType[*meta.QuotaError](err); ok {
+		in.discard(ctx)
+		return fmt.Errorf("commit blob %s@%s: %w", s.Repository, d, g.refused(quota))
+	}
 	if err != nil {
 		// Whether the row is there is not known after a failed commit, so the bytes stay;
 		// if it is not, the collector sweeps them.
 		return fmt.Errorf("commit blob %s@%s: %w", s.Repository, d, err)
 	}
+	g.stands(standing)
 	return nil
 }
 

@@ -103,7 +103,7 @@ func OpenManagement(ctx context.Context, cfg *Config, mayMake bool, log *slog.Lo
 	if err != nil {
 		return nil, nil, err
 	}
-	reg, err := newRegistry(ctx, cfg, s.DB, nil) // the bytes of blobs are not asked for
+	reg, err := newRegistry(ctx, cfg, s.DB, nil, nil) // the bytes of blobs are not asked for
 	if err != nil {
 		return nil, nil, err
 	}

@@ -46,7 +46,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		return nil, nil, err
 	}
 	storage := &Storage{DB: db, Blobs: store}
-	reg, err := newRegistry(ctx, cfg, db, store)
+	reg, err := newRegistry(ctx, cfg, db, store, observeQuotas(metrics, db, log))
 	if err != nil {
 		return nil, nil, errors.Join(err, storage.Close())
 	}
@@ -157,7 +157,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 }
 
 // newRegistry returns the registry of a configuration over what was opened.
-func newRegistry(ctx context.Context, cfg *Config, db *meta.DB, store blob.Store) (*registry.Registry, error) {
+func newRegistry(ctx context.Context, cfg *Config, db *meta.DB, store blob.Store, quota registry.QuotaObserver) (*registry.Registry, error) {
 	return registry.New(ctx, db, store, registry.Options{
 		Sparse:       func(r oci.Repository) registry.Sparse { return registry.Sparse(cfg.SparseFor(r)) },
 		Delete:       cfg.Delete,
@@ -165,6 +165,7 @@ func newRegistry(ctx context.Context, cfg *Config, db *meta.DB, store blob.Store
 		UploadExpiry: cfg.Uploads.Expire.D(),
 		Trash:        cfg.Trash.Keep > 0,
 		ReadOnly:     cfg.ReadOnly,
+		Quota:        quota,
 	})
 }
 
