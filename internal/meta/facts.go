@@ -16,25 +16,26 @@ func (d dialect) factsColumns() string {
 	return `a.id, a.name, a.robot = 1, a.admin = 1, a.disabled = 1, a.networks, a.expires_at, COALESCE(a.password, ''),
 		c.id, c.name, c.actions, c.repositories, c.networks, c.expires_at,
 		r.id, r.public = 1, o.id, o.public = 1, o.creation,
-		(SELECT ` + d.jsonRows("g.id, g.team, g.everywhere, g.repositories, g.tags, g.role, g.actions") + ` FROM (` + grantsOf + `) AS g)`
+		(SELECT ` + d.jsonRows("g.id, g.team, g.everywhere, g.repositories, g.tags, g.role, g.actions") + ` FROM (` + d.grantsOf() + `) AS g)`
+}
+
+// grantsOf are the account's own and those of its teams, in the organization and everywhere. They are found by account and
+// team, and never by organization, which may have very many: hence COALESCE, which no index knows.
+func (d dialect) grantsOf() string {
+	return `SELECT g.id, '' AS team, CAST(g.organization_id IS NULL AS INTEGER) AS everywhere, g.repositories, g.tags, g.role, g.actions
+			FROM access_grant g WHERE g.account_id = $1 AND COALESCE(g.organization_id, 0) IN (o.id, 0)
+		UNION ALL
+		SELECT g.id, (SELECT t.name FROM team t WHERE t.id = g.team_id), CAST(g.organization_id IS NULL AS INTEGER), g.repositories, g.tags, g.role, g.actions
+			FROM access_grant g WHERE g.team_id ` + d.in(teamsOf) + ` AND COALESCE(g.organization_id, 0) IN (o.id, 0)`
 }
 
 const (
 	factsJoins = ` LEFT JOIN account a ON a.id = $1
 		LEFT JOIN credential c ON c.id = $2 AND c.account_id = $1`
 
-	// grantsOf are the account's own and those of its teams, in the organization and everywhere. They are found by account and
-	// team, and never by organization, which may have very many: hence COALESCE, which no index knows.
-	grantsOf = `SELECT g.id, '' AS team, CAST(g.organization_id IS NULL AS INTEGER) AS everywhere, g.repositories, g.tags, g.role, g.actions
-			FROM access_grant g WHERE g.account_id = $1 AND COALESCE(g.organization_id, 0) IN (o.id, 0)
-		UNION ALL
-		SELECT g.id, t.name, CAST(g.organization_id IS NULL AS INTEGER), g.repositories, g.tags, g.role, g.actions
-			FROM access_grant g JOIN team t ON t.id = g.team_id
-			WHERE g.team_id IN (` + teamsOf + `) AND COALESCE(g.organization_id, 0) IN (o.id, 0)`
-
 	// teamsOf are those that the account was put into, and those of the groups that it has elsewhere.
 	teamsOf = `SELECT m.team_id FROM team_member m WHERE m.account_id = $1
-		UNION SELECT tg.team_id FROM account_group ag JOIN team_group tg ON tg.source = ag.source AND tg.name = ag.name WHERE ag.account_id = $1`
+		UNION ALL SELECT tg.team_id FROM account_group ag JOIN team_group tg ON tg.source = ag.source AND tg.name = ag.name WHERE ag.account_id = $1`
 )
 
 // Facts returns what rights of an account rest on, for one repository: account 0 stands for who did not sign in, credential
