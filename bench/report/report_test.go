@@ -145,7 +145,7 @@ func TestTable(t *testing.T) {
 	if got, err := os.ReadFile(file); err != nil || string(got) != want {
 		t.Errorf("%v, the page is\n%s\ninstead of\n%s", err, got, want)
 	}
-	if err := NewTable("three").Update(file); err == nil {
+	if err := NewTable("three", "what").Update(file); err == nil {
 		t.Error("there is no place for it, and no error")
 	}
 }

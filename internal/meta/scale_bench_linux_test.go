@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	write    = flag.Bool("write", false, "replace the figures of docs/benchmarks.md")
+	write   = flag.Bool("write", false, "replace the figures of docs/benchmarks.md")
 	divided = flag.Int("part", 1, "the `number` that everything is divided by")
 )
 
