@@ -78,7 +78,7 @@ func TestStatements(t *testing.T) {
 		}
 		after := statements()
 		scrape := statements() - after // asking for metrics costs some, too
-		tab.Add(what, math.Round((after-before-scrape)/times))
+		tab.Add(what, int(math.Round((after-before-scrape)/times)))
 	}
 	const repository = "team/app"
 	newImage("first", 0, 0).push(t, n.URL, repository, "first") // makes the repository
