@@ -33,9 +33,9 @@ import (
 
 var (
 	write    = flag.Bool("write", false, "replace the figures of docs/benchmarks.md")
-	rounds   = flag.Int("rounds", 5, "`number` of rounds that count; one more comes first, to warm up")
-	duration = flag.Duration("duration", 2*time.Second, "`time` of what is measured, in each round")
-	changes  = flag.Int("changes", 1000, "`number` of times that each right is taken away")
+	rounds   = flag.Int("rounds", 20, "`number` of rounds that count; one more comes first, to warm up")
+	duration = flag.Duration("duration", 500*time.Millisecond, "`time` of what is measured, in each round")
+	changes  = flag.Int("changes", 1000, "`number` of times that a robot's secret is taken away; other rights less often")
 )
 
 func TestMain(m *testing.M) {
