@@ -240,11 +240,10 @@ func (r *registry) cpu() time.Duration {
 // show prints a table, and puts it into the page with -write.
 func show(t *testing.T, tab *report.Table) {
 	t.Helper()
-	here, err := report.Here(t.TempDir())
-	if err != nil {
+	var err error
+	if tab.Note, err = report.Note(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	tab.Note = fmt.Sprintf("Measured on %s: %s.", time.Now().Format("2 January 2006"), here) + tab.Note
 	t.Logf("\n%s", tab.Markdown())
 	if !*write || t.Failed() {
 		return

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +25,14 @@ func Here(dir string) (Machine, error) {
 		FileSystem: fileSystem(dir),
 		Congestion: line("/proc/sys/net/ipv4/tcp_congestion_control"),
 	}, nil
+}
+
+// Note says when and where something was measured, and by the load average of the last minute how busy the machine was, what was measured included. dir is
+// on the file system that was used.
+func Note(dir string) (string, error) {
+	m, err := Here(dir)
+	load, _, _ := strings.Cut(line("/proc/loadavg"), " ")
+	return fmt.Sprintf("Measured on %s: %s; load average %s.", time.Now().Format("2 January 2006"), m, load), err
 }
 
 // field returns the first value of a name in a file of "name : value" lines, or "unknown".

@@ -59,9 +59,9 @@ func TestRightsAtScale(t *testing.T) {
 				dbs["1 %"].reads(t, i, questions), dbs["100 %"].reads(t, i, questions), small, large, ratio)
 		}
 	}
-	here, err := report.Here(t.TempDir())
+	var err error
+	tab.Note, err = report.Note(t.TempDir())
 	must(t, err)
-	tab.Note = fmt.Sprintf("Measured on %s: %s.", time.Now().Format("2 January 2006"), here)
 	t.Logf("\n%s", tab.Markdown())
 	if *write && *divided == 1 {
 		must(t, tab.Update("../../docs/benchmarks.md"))
