@@ -162,7 +162,7 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	r := &report.Report{Date: time.Now(), Quick: o.quick, Rounds: o.plan().Rounds, Servers: make(map[string]string)}
-	if r.Machine, err = machine(dir); err != nil {
+	if r.Machine, err = report.Here(dir); err != nil {
 		return err
 	}
 	finder := &peer.Finder{

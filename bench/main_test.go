@@ -74,4 +74,9 @@ func TestThePageHasAPlaceForFigures(t *testing.T) {
 	if from < 0 || to < from {
 		t.Errorf("markers are at %d and %d", from, to)
 	}
+	for _, name := range []string{"pulls", "tokens", "revocation", "scale"} {
+		if !strings.Contains(string(page), "<!-- figures: access-"+name+" -->") {
+			t.Errorf("there is no place for access-%s", name)
+		}
+	}
 }

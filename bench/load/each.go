@@ -4,7 +4,10 @@ package load
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/netip"
+	"sync/atomic"
+	"time"
 )
 
 // Each calls do for the numbers from 0 to n-1, shared among the given number of clients.
@@ -26,4 +29,28 @@ func Each(ctx context.Context, addr netip.AddrPort, clients, n int, do func(c *C
 		}
 	}
 	return Run(ctx, addr, 1, scripts)
+}
+
+// For has the given number of clients call do again and again for a while, and returns how often they did. All are on one
+// loop. Each is told its number and has a source of random numbers, which makes the same choices in every run.
+func For(ctx context.Context, addr netip.AddrPort, clients int, d time.Duration, do func(c *Client, client int, rng *rand.Rand) error) (int, error) {
+	var over atomic.Bool
+	timer := time.AfterFunc(d, func() { over.Store(true) })
+	defer timer.Stop()
+	n := 0
+	scripts := make([]Script, clients)
+	for i := range scripts {
+		rng := rand.New(rand.NewPCG(uint64(i), 0))
+		scripts[i] = func(c *Client) error {
+			for !over.Load() {
+				if err := do(c, i, rng); err != nil {
+					return err
+				}
+				n++
+			}
+			return nil
+		}
+	}
+	err := Run(ctx, addr, 1, scripts)
+	return n, err
 }

@@ -14,15 +14,24 @@ import (
 )
 
 // CPU returns the processor time that the process and its children have used, threads that
-// have ended included. It reads the kernel's clock of the process: the figure that
-// /proc/PID/stat shows in ticks of 10 ms, to the nanosecond.
+// have ended included.
 func (p *Process) CPU() (time.Duration, error) {
+	total, err := CPU(p.PIDs()...)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", p.Peer.Name, err)
+	}
+	return total, err
+}
+
+// CPU returns the processor time that processes have used. It reads the kernel's clock of each process: the figure that
+// /proc/PID/stat shows in ticks of 10 ms, to the nanosecond.
+func CPU(pids ...int) (time.Duration, error) {
 	total := time.Duration(0)
-	for _, pid := range p.PIDs() {
+	for _, pid := range pids {
 		const cpuClockSched = 2 // clock_getcpuclockid(3): the clock of process pid
 		var ts unix.Timespec
 		if err := unix.ClockGettime(int32(^pid<<3|cpuClockSched), &ts); err != nil {
-			return 0, fmt.Errorf("processor time of %s: %w", p.Peer.Name, err)
+			return 0, fmt.Errorf("processor time of process %d: %w", pid, err)
 		}
 		total += time.Duration(ts.Nano())
 	}

@@ -38,7 +38,10 @@ func markdown(b *strings.Builder, rows [][]string) {
 }
 
 // Update replaces what stands between the markers in a file by the figures of r.
-func (r *Report) Update(file string) error {
+func (r *Report) Update(file string) error { return replace(file, begin, end, r.Markdown()) }
+
+// replace puts text between the first begin in a file and the end that follows it.
+func replace(file, begin, end, text string) error {
 	page, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -48,5 +51,5 @@ func (r *Report) Update(file string) error {
 	if !ok || !ok2 {
 		return fmt.Errorf("%s has no place for figures: %s and %s", file, begin, end)
 	}
-	return os.WriteFile(file, []byte(before+begin+"\n"+r.Markdown()+end+after), 0o644)
+	return os.WriteFile(file, []byte(before+begin+"\n"+text+end+after), 0o644)
 }

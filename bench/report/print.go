@@ -42,7 +42,7 @@ func (r *Row) ratio(against string) string {
 	if len(r.Samples[Subject]) == 1 {
 		return figure(ratio.Median)
 	}
-	return fmt.Sprintf("%s (%s–%s)", figure(ratio.Median), figure(ratio.Min), figure(ratio.Max))
+	return ratio.String()
 }
 
 func (r *Row) value(server string) string {
@@ -193,9 +193,7 @@ func (r *Report) where() string {
 	for _, name := range slices.Sorted(maps.Keys(r.Servers)) {
 		servers = append(servers, strings.TrimSpace(name+" "+r.Servers[name]))
 	}
-	m := r.Machine
-	return fmt.Sprintf("Measured on %s: %s, %d cores, %d MiB of memory, Linux %s, %s, TCP with %s. %d rounds of %s.",
-		r.Date.Format("2 January 2006"), m.Processor, m.Cores, m.MemoryMiB, m.Kernel, m.FileSystem, m.Congestion, r.Rounds, strings.Join(servers, ", "))
+	return fmt.Sprintf("Measured on %s: %s. %d rounds of %s.", r.Date.Format("2 January 2006"), r.Machine, r.Rounds, strings.Join(servers, ", "))
 }
 
 // text aligns cells: the first column to the left, the others to the right.

@@ -39,6 +39,11 @@ type Machine struct {
 	Congestion string `json:"tcp_congestion_control"`
 }
 
+// String describes the machine.
+func (m Machine) String() string {
+	return fmt.Sprintf("%s, %d cores, %d MiB of memory, Linux %s, %s, TCP with %s", m.Processor, m.Cores, m.MemoryMiB, m.Kernel, m.FileSystem, m.Congestion)
+}
+
 // Row is one figure of one scenario, of all servers.
 type Row struct {
 	Scenario string `json:"scenario"`
@@ -115,6 +120,11 @@ type Ratio struct {
 	Median float64 `json:"median"`
 	Min    float64 `json:"min"`
 	Max    float64 `json:"max"`
+}
+
+// String returns the ratio and how far its rounds are apart.
+func (r Ratio) String() string {
+	return fmt.Sprintf("%s (%s–%s)", figure(r.Median), figure(r.Min), figure(r.Max))
 }
 
 // Ratio compares two servers, round by round; ok is false if either has no figures.

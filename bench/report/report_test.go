@@ -129,6 +129,27 @@ func TestUpdateReplacesTheFiguresOnly(t *testing.T) {
 	}
 }
 
+func TestTable(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "page.md")
+	page := "a\n<!-- figures: one -->\nold\n<!-- end -->\nb\n<!-- figures: two -->\nkept\n<!-- end -->\n"
+	if err := os.WriteFile(file, []byte(page), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tab := NewTable("one", "what", "value", "ratio")
+	tab.Note = "Here."
+	tab.Add("first", 1234.5, Ratio{0.5, 0.25, 1})
+	if err := tab.Update(file); err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Replace(page, "old\n", "| what | value | ratio |\n| --- | ---: | ---: |\n| first | 1,234 | 0.500 (0.250–1.00) |\n\nHere.\n", 1)
+	if got, err := os.ReadFile(file); err != nil || string(got) != want {
+		t.Errorf("%v, the page is\n%s\ninstead of\n%s", err, got, want)
+	}
+	if err := NewTable("three", "what").Update(file); err == nil {
+		t.Error("there is no place for it, and no error")
+	}
+}
+
 func TestJSONHoldsSamplesAndConclusions(t *testing.T) {
 	var b bytes.Buffer
 	if err := sample().JSON(&b); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
+	"github.com/berthregistry/berth/bench/report"
 	"github.com/berthregistry/berth/test/service"
 )
 
@@ -67,7 +68,7 @@ func TestBucket(t *testing.T) {
 	}
 
 	rate := func(start time.Time) float64 { return gib / (1 << 20) / time.Since(start).Seconds() }
-	tab := table{name: "bucket", head: []string{"blob of 1 GiB", "through a node", "client library alone", "ratio"}}
+	tab := report.NewTable("bucket", "blob of 1 GiB", "through a node", "client library alone", "ratio")
 	var push, direct, pushRatio, pull, directPull, pullRatio, memory []float64
 	var costs []float64 // processor seconds of a node per GiB pulled
 	for round := range 5 {
@@ -133,10 +134,10 @@ func TestBucket(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	tab.add("push, MiB/s", median(push), median(direct), median(pushRatio))
-	tab.add("pull, streamed, MiB/s", median(pull), median(directPull), median(pullRatio))
-	tab.add("peak of the node's memory in a push, MiB", median(memory), "", "")
-	tab.add("the node's processor time for a pull, streamed, s", costs[0], "", "")
-	tab.add("the node's processor time for a pull, redirected, s", costs[1], "", "")
-	tab.show(t)
+	tab.Add("push, MiB/s", report.Median(push), report.Median(direct), report.Median(pushRatio))
+	tab.Add("pull, streamed, MiB/s", report.Median(pull), report.Median(directPull), report.Median(pullRatio))
+	tab.Add("peak of the node's memory in a push, MiB", report.Median(memory), "", "")
+	tab.Add("the node's processor time for a pull, streamed, s", costs[0], "", "")
+	tab.Add("the node's processor time for a pull, redirected, s", costs[1], "", "")
+	show(t, tab)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/berthregistry/berth/bench/report"
 	"github.com/berthregistry/berth/test/service"
 )
 
@@ -120,7 +121,7 @@ func TestContent(t *testing.T) {
 				nil, 0, http.StatusCreated))
 		}},
 	}
-	tab := table{name: "content", head: []string{"median of 300", "1 %, ms", "100 %, ms", "ratio"}}
+	tab := report.NewTable("content", "median of 300", "1 %, ms", "100 %, ms", "ratio")
 	for _, op := range operations {
 		var medians []float64
 		for _, r := range registries {
@@ -132,17 +133,17 @@ func TestContent(t *testing.T) {
 					ms = append(ms, time.Since(start).Seconds()*1000)
 				}
 			}
-			medians = append(medians, median(ms))
+			medians = append(medians, report.Median(ms))
 		}
-		tab.add(op.name, medians[0], medians[1], medians[1]/medians[0])
+		tab.Add(op.name, medians[0], medians[1], medians[1]/medians[0])
 	}
 	// The mounts above left links without a manifest, as many in both.
 	var passes []float64
 	for _, r := range registries {
 		passes = append(passes, collection(t, r.node))
 	}
-	tab.add("pass of the collector that finds nothing", passes[0], passes[1], passes[1]/passes[0])
-	tab.show(t)
+	tab.Add("pass of the collector that finds nothing", passes[0], passes[1], passes[1]/passes[0])
+	show(t, tab)
 }
 
 // collection waits until nothing is left to collect and returns how long a pass then takes, in ms.

@@ -14,18 +14,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/berthregistry/berth/bench/report"
 	"github.com/berthregistry/berth/test/harness"
 	"github.com/berthregistry/berth/test/service"
 )
@@ -155,69 +154,14 @@ func drain(t *testing.T, resp *http.Response) int64 {
 	return n
 }
 
-// median of samples.
-func median(samples []float64) float64 {
-	s := slices.Sorted(slices.Values(samples))
-	if len(s) == 0 {
-		return math.NaN()
-	}
-	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
-}
-
-// table is a set of figures.
-type table struct {
-	name string // of its place in docs/scale-out.md
-	head []string
-	rows [][]string
-}
-
-func (b *table) add(cells ...any) {
-	row := make([]string, len(cells))
-	for i, c := range cells {
-		if f, ok := c.(float64); ok {
-			switch {
-			case f >= 100:
-				c = strconv.FormatFloat(f, 'f', 0, 64)
-			default:
-				c = strconv.FormatFloat(f, 'g', 3, 64)
-			}
-		}
-		row[i] = fmt.Sprint(c)
-	}
-	b.rows = append(b.rows, row)
-}
-
-// show prints the table, and puts it into the page with -write.
-func (b *table) show(t *testing.T) {
+// show prints a table, and puts it into the page with -write.
+func show(t *testing.T, tab *report.Table) {
 	t.Helper()
-	var text strings.Builder
-	line := func(cells []string) { text.WriteString("| " + strings.Join(cells, " | ") + " |\n") }
-	line(b.head)
-	rule := make([]string, len(b.head))
-	for i := range rule {
-		rule[i] = "---:"
-	}
-	rule[0] = "---"
-	line(rule)
-	for _, r := range b.rows {
-		line(r)
-	}
-	t.Logf("\n%s", text.String())
+	t.Logf("\n%s", tab.Markdown())
 	if !*write {
 		return
 	}
-	page := filepath.Join(harness.Root(), "docs", "scale-out.md")
-	old, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin, end := "<!-- figures: "+b.name+" -->\n", "<!-- end -->"
-	before, rest, ok := strings.Cut(string(old), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		t.Fatalf("%s has no place %q", page, begin)
-	}
-	if err := os.WriteFile(page, []byte(before+begin+text.String()+end+after), 0o644); err != nil {
+	if err := tab.Update(filepath.Join(harness.Root(), "docs", "scale-out.md")); err != nil {
 		t.Fatal(err)
 	}
 }

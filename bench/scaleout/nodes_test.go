@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berthregistry/berth/bench/report"
 	"github.com/berthregistry/berth/test/service"
 )
 
@@ -67,7 +68,7 @@ func (i image) push(t *testing.T, url, repository, tag string) {
 // TestStatements counts what PostgreSQL is asked for.
 func TestStatements(t *testing.T) {
 	n := startNode(t, service.Postgres(t), service.S3(t), "BERTH_COLLECTION_INTERVAL=0", "BERTH_STORAGE_S3_REDIRECT=off")
-	tab := table{name: "statements", head: []string{"operation", "statements"}}
+	tab := report.NewTable("statements", "operation", "statements")
 	statements := func() float64 { return n.metric(t, "berth_database_statements_total") }
 	count := func(what string, f func(i int)) {
 		const times = 20
@@ -77,7 +78,7 @@ func TestStatements(t *testing.T) {
 		}
 		after := statements()
 		scrape := statements() - after // asking for metrics costs some, too
-		tab.add(what, math.Round((after-before-scrape)/times))
+		tab.Add(what, int(math.Round((after-before-scrape)/times)))
 	}
 	const repository = "team/app"
 	newImage("first", 0, 0).push(t, n.URL, repository, "first") // makes the repository
@@ -98,7 +99,7 @@ func TestStatements(t *testing.T) {
 	count("mount", func(i int) {
 		drain(t, do(t, http.MethodPost, n.URL+"/v2/team/other/blobs/uploads/?mount="+digestOf(images[i].blobs[1])+"&from="+repository, nil, 0, http.StatusCreated))
 	})
-	tab.show(t)
+	show(t, tab)
 }
 
 // TestTwoNodes compares two nodes with one, over the same database and bucket, by 16 clients.
@@ -125,7 +126,7 @@ func TestTwoNodes(t *testing.T) {
 		wg.Wait()
 		return float64(done.Load()) / time.Since(start).Seconds()
 	}
-	tab := table{name: "nodes", head: []string{"16 clients", "one node", "two nodes", "ratio", "processors used by one node, PostgreSQL and S3 aside"}}
+	tab := report.NewTable("nodes", "16 clients", "one node", "two nodes", "ratio", "processors used by one node, PostgreSQL and S3 aside")
 	for _, s := range []struct {
 		name string
 		do   func(n *node, client int)
@@ -145,9 +146,9 @@ func TestTwoNodes(t *testing.T) {
 			two = append(two, run(nodes, s.do))
 			ratio = append(ratio, two[len(two)-1]/one[len(one)-1])
 		}
-		tab.add(s.name, median(one), median(two), median(ratio), median(cores))
+		tab.Add(s.name, report.Median(one), report.Median(two), report.Median(ratio), report.Median(cores))
 	}
-	tab.show(t)
+	show(t, tab)
 }
 
 func doQuietly(t *testing.T, url string) *http.Response {

@@ -5,7 +5,6 @@ package scenario
 import (
 	"context"
 	"math/rand/v2"
-	"sync/atomic"
 	"time"
 
 	"github.com/berthregistry/berth/bench/content"
@@ -108,35 +107,14 @@ func clocks(srv *server) (c cost, err error) {
 // repeat has the given number of clients do something again and again, a while to warm up and then
 // for e.plan.Duration, and returns how often they did it.
 func (e *env) repeat(ctx context.Context, srv *server, clients int, do func(c *load.Client, rng *rand.Rand) error) (int, cost, error) {
-	if _, err := repeatFor(ctx, srv, clients, e.plan.Duration/5, do); err != nil {
+	each := func(c *load.Client, _ int, rng *rand.Rand) error { return do(c, rng) }
+	if _, err := load.For(ctx, srv.Addr, clients, e.plan.Duration/5, each); err != nil {
 		return 0, cost{}, srv.Failed(err)
 	}
 	n := 0
 	cost, err := e.measure(ctx, srv, func() (err error) {
-		n, err = repeatFor(ctx, srv, clients, e.plan.Duration, do)
+		n, err = load.For(ctx, srv.Addr, clients, e.plan.Duration, each)
 		return err
 	})
 	return n, cost, err
-}
-
-func repeatFor(ctx context.Context, srv *server, clients int, d time.Duration, do func(c *load.Client, rng *rand.Rand) error) (int, error) {
-	var over atomic.Bool
-	timer := time.AfterFunc(d, func() { over.Store(true) })
-	defer timer.Stop()
-	n := 0 // all clients are on one loop
-	scripts := make([]load.Script, clients)
-	for i := range scripts {
-		rng := rand.New(rand.NewPCG(uint64(i), 0)) // the same choices for every server
-		scripts[i] = func(c *load.Client) error {
-			for !over.Load() {
-				if err := do(c, rng); err != nil {
-					return err
-				}
-				n++
-			}
-			return nil
-		}
-	}
-	err := load.Run(ctx, srv.Addr, 1, scripts)
-	return n, err
 }

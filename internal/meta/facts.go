@@ -11,31 +11,33 @@ import (
 	"github.com/berthregistry/berth/internal/oci"
 )
 
-// factsColumns and factsJoins ask for Facts: $1 is the account, $2 the credential; o is the organization, r the repository.
-func (d dialect) factsColumns() string {
+// factsOf returns the columns and joins that ask for Facts: $1 is the account, $2 the credential; o is the organization, r the
+// repository. For who did not sign in, who has neither account nor grants, nothing of that is looked for.
+func (d dialect) factsOf(account int64) (columns, joins string) {
+	grants, found := `NULL`, ` AND FALSE`
+	if account != 0 {
+		grants = `(SELECT ` + d.jsonRows("g.id, g.team, g.everywhere, g.repositories, g.tags, g.role, g.actions") + ` FROM (` + d.grantsOf() + `) AS g)`
+		found = ``
+	}
 	return `a.id, a.name, a.robot = 1, a.admin = 1, a.disabled = 1, a.networks, a.expires_at, COALESCE(a.password, ''), a.source, a.seen_at,
-		c.id, c.name, c.actions, c.repositories, c.networks, c.expires_at,
-		r.id, r.public = 1, o.id, o.public = 1, o.creation,
-		(SELECT ` + d.jsonRows("g.id, g.team, g.everywhere, g.repositories, g.tags, g.role, g.actions") + ` FROM (` + grantsOf + `) AS g)`
+			c.id, c.name, c.actions, c.repositories, c.networks, c.expires_at,
+			r.id, r.public = 1, o.id, o.public = 1, o.creation, ` + grants,
+		` LEFT JOIN account a ON a.id = $1` + found + ` LEFT JOIN credential c ON c.id = $2 AND c.account_id = $1` + found
 }
 
-const (
-	factsJoins = ` LEFT JOIN account a ON a.id = $1
-		LEFT JOIN credential c ON c.id = $2 AND c.account_id = $1`
-
-	// grantsOf are the account's own and those of its teams, in the organization and everywhere. They are found by account and
-	// team, and never by organization, which may have very many: hence COALESCE, which no index knows.
-	grantsOf = `SELECT g.id, '' AS team, CAST(g.organization_id IS NULL AS INTEGER) AS everywhere, g.repositories, g.tags, g.role, g.actions
+// grantsOf are the account's own and those of its teams, in the organization and everywhere. They are found by account and
+// team, and never by organization, which may have very many: hence COALESCE, which no index knows.
+func (d dialect) grantsOf() string {
+	return `SELECT g.id, '' AS team, CAST(g.organization_id IS NULL AS INTEGER) AS everywhere, g.repositories, g.tags, g.role, g.actions
 			FROM access_grant g WHERE g.account_id = $1 AND COALESCE(g.organization_id, 0) IN (o.id, 0)
 		UNION ALL
-		SELECT g.id, t.name, CAST(g.organization_id IS NULL AS INTEGER), g.repositories, g.tags, g.role, g.actions
-			FROM access_grant g JOIN team t ON t.id = g.team_id
-			WHERE g.team_id IN (` + teamsOf + `) AND COALESCE(g.organization_id, 0) IN (o.id, 0)`
+		SELECT g.id, (SELECT t.name FROM team t WHERE t.id = g.team_id), CAST(g.organization_id IS NULL AS INTEGER), g.repositories, g.tags, g.role, g.actions
+			FROM access_grant g WHERE g.team_id ` + d.in(teamsOf) + ` AND COALESCE(g.organization_id, 0) IN (o.id, 0)`
+}
 
-	// teamsOf are those that the account was put into, and those of the groups that it has elsewhere.
-	teamsOf = `SELECT m.team_id FROM team_member m WHERE m.account_id = $1
-		UNION SELECT tg.team_id FROM account_group ag JOIN team_group tg ON tg.source = ag.source AND tg.name = ag.name WHERE ag.account_id = $1`
-)
+// teamsOf are those that the account was put into, and those of the groups that it has elsewhere.
+const teamsOf = `SELECT m.team_id FROM team_member m WHERE m.account_id = $1
+	UNION ALL SELECT tg.team_id FROM account_group ag JOIN team_group tg ON tg.source = ag.source AND tg.name = ag.name WHERE ag.account_id = $1`
 
 // Facts returns what rights of an account rest on, for one repository: account 0 stands for who did not sign in, credential
 // 0 for a password. The result is shared: it must not be changed.
@@ -46,7 +48,8 @@ func (db *DB) Facts(ctx context.Context, account, credential int64, r oci.Reposi
 	}
 	version := db.cache.version(k)
 	s := factsScan{account: account, credential: credential}
-	if err := db.queryRow(ctx, `SELECT `+db.factsColumns()+` FROM (SELECT 1 AS one) AS one`+factsJoins+`
+	columns, joins := db.factsOf(account)
+	if err := db.queryRow(ctx, `SELECT `+columns+` FROM (SELECT 1 AS one) AS one`+joins+`
 		LEFT JOIN organization o ON o.name = $3 LEFT JOIN repository r ON r.name = $4`,
 		account, credential, access.Organization(r), string(r)).Scan(s.dest()...); err != nil {
 		return nil, fmt.Errorf("rights of account %d on %s: %w", account, r, err)
@@ -81,8 +84,9 @@ func (db *DB) FactsAndManifest(ctx context.Context, account, credential int64, r
 	var digest, mediaType *string
 	var size *int64
 	var body []byte
-	if err := db.queryRow(ctx, `SELECT `+db.factsColumns()+`, m.digest, m.media_type, m.size, CASE WHEN m.size <= $6 THEN m.body END
-		FROM (SELECT 1 AS one) AS one`+factsJoins+` LEFT JOIN organization o ON o.name = $3 LEFT JOIN repository r ON r.name = $4 `+find,
+	columns, joins := db.factsOf(account)
+	if err := db.queryRow(ctx, `SELECT `+columns+`, m.digest, m.media_type, m.size, CASE WHEN m.size <= $6 THEN m.body END
+		FROM (SELECT 1 AS one) AS one`+joins+` LEFT JOIN organization o ON o.name = $3 LEFT JOIN repository r ON r.name = $4 `+find,
 		account, credential, access.Organization(r), string(r), ref.String(), int64(cacheMaxBody)).Scan(append(s.dest(), &digest, &mediaType, &size, &body)...); err != nil {
 		return nil, nil, fmt.Errorf("rights of account %d on %s: %w", account, r, err)
 	}

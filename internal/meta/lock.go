@@ -67,6 +67,15 @@ func (d dialect) list(parameter string) string {
 	return `json_each(` + parameter + `) AS list`
 }
 
+// in returns a condition that what stands before it is among the rows of a query, which are few. PostgreSQL gets them as an array,
+// which it looks up by index: else it may think it cheaper to go through a whole table and to compare.
+func (d dialect) in(query string) string {
+	if d.postgres {
+		return `= ANY (ARRAY(` + query + `))`
+	}
+	return `IN (` + query + `)`
+}
+
 // jsonRows returns an expression that aggregates rows of columns into a JSON array of arrays.
 func (d dialect) jsonRows(columns string) string {
 	if d.postgres {

@@ -237,8 +237,8 @@ var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job
 // anyAccount is content with the first row.
 const anyAccount = `SELECT EXISTS (SELECT 1 FROM account)`
 
-// sorting are the statements that may sort: the tags of a manifest, a parameter, the teams and grants of an account, the members of a team.
-var sorting = regexp.MustCompile(`FROM tag WHERE manifest_id = \$1 ORDER BY name|SELECT DISTINCT|UNION SELECT tg.team_id|AND g\.(account|team)_id = \(SELECT|FROM signing_key ORDER BY|AND m.team_id = t.id AND a.id = m.account_id`)
+// sorting are the statements that may sort: the tags of a manifest, a parameter, the grants of an account, the members of a team.
+var sorting = regexp.MustCompile(`FROM tag WHERE manifest_id = \$1 ORDER BY name|SELECT DISTINCT|AND g\.(account|team)_id = \(SELECT|FROM signing_key ORDER BY|AND m.team_id = t.id AND a.id = m.account_id`)
 
 // unplanned are the statements that look at everything, and those that only PostgreSQL gets.
 var unplanned = regexp.MustCompile(`^SELECT COUNT\(\*\) FROM upload WHERE storage_key IS NOT NULL$|FOR NO KEY UPDATE$`)

@@ -367,7 +367,7 @@ func TestPostgresForeignKeysHaveIndexes(t *testing.T) {
 }
 
 // mustQuery adds a setting to a URL.
-func mustQuery(t *testing.T, source, name, value string) string {
+func mustQuery(t testing.TB, source, name, value string) string {
 	t.Helper()
 	u, err := url.Parse(source)
 	if err != nil {

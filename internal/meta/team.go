@@ -61,7 +61,7 @@ func (db *DB) Teams(ctx context.Context, organization, after string, n int) ([]*
 // its groups.
 func (db *DB) TeamsOf(ctx context.Context, account, after int64, n int) ([]*Team, error) {
 	return db.teams(ctx, `SELECT `+teamColumns+` FROM team t JOIN organization o ON o.id = t.organization_id
-		WHERE t.id IN (`+teamsOf+`) AND t.id > $2 ORDER BY t.id LIMIT $3`, account, after, n)
+		WHERE t.id `+db.in(teamsOf)+` AND t.id > $2 ORDER BY t.id LIMIT $3`, account, after, n)
 }
 
 // DeleteTeam deletes a team and its grants, or returns ErrNotFound.

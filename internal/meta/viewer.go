@@ -94,6 +94,7 @@ func (db *DB) viewFacts(ctx context.Context, v Viewer, batch []viewed) (map[stri
 	if len(organizations) == 0 {
 		return facts, nil
 	}
+	columns, joins := db.factsOf(v.Account)
 	err := db.query(ctx, func(scan func(...any) error) error {
 		s := factsScan{account: v.Account, credential: v.Credential}
 		var organization string
@@ -103,7 +104,7 @@ func (db *DB) viewFacts(ctx context.Context, v Viewer, batch []viewed) (map[stri
 		var err error
 		facts[organization], err = s.facts("")
 		return err
-	}, `SELECT `+db.factsColumns()+`, list.value FROM `+db.list("$3")+factsJoins+`
+	}, `SELECT `+columns+`, list.value FROM `+db.list("$3")+joins+`
 		LEFT JOIN organization o ON o.name = list.value LEFT JOIN repository r ON r.name = ''`,
 		v.Account, v.Credential, jsonOf(organizations))
 	return facts, err
