@@ -100,7 +100,7 @@ func (h *Handler) setQuota(c *call) (any, error) {
 	}
 	c.detail = l
 	q := meta.Quota{Organization: organization, Bytes: l.Bytes, Deduplicated: l.Deduplicated, Tags: l.Tags, Repositories: l.Repositories, Warn: warn}
-	if err := h.opts.DB.SetQuota(c.Context(), q); err != nil {
+	if err := h.changes(c).SetQuota(c.Context(), q); err != nil {
 		return nil, err
 	}
 	return h.showQuota(c)
@@ -111,5 +111,5 @@ func (h *Handler) removeQuota(c *call) (any, error) {
 	if err := checkOrganization(organization); err != nil {
 		return nil, err
 	}
-	return nil, noQuota(organization, h.opts.DB.DeleteQuota(c.Context(), organization))
+	return nil, noQuota(organization, h.changes(c).DeleteQuota(c.Context(), organization))
 }

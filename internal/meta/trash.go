@@ -3,6 +3,7 @@ package meta
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -55,7 +56,7 @@ type Emptied struct {
 // ExpireTrash takes up to n manifests out of the trash that were deleted before the given time, and repositories that are left empty. The
 // grace period of blobs that nothing else needs begins.
 func (db *DB) ExpireTrash(ctx context.Context, before time.Time, n int, now time.Time) (Emptied, error) {
-	return db.emptyTrash(ctx, before, now, `SELECT t.id, r.name FROM trashed_manifest t JOIN repository r ON r.id = t.repository_id
+	return db.emptyTrash(ctx, Origin{}, before, now, `SELECT t.id, r.name FROM trashed_manifest t JOIN repository r ON r.id = t.repository_id
 		WHERE t.deleted_at < $1 ORDER BY t.deleted_at, t.id LIMIT $2`, before.UnixMilli(), n)
 }
 
@@ -65,26 +66,18 @@ func (db *DB) EmptyTrash(ctx context.Context, r oci.Repository, d oci.Digest, n 
 	if err := db.CheckChange(ctx, r); err != nil {
 		return Emptied{}, err
 	}
-	after := now.Add(time.Millisecond)
+	all := time.UnixMilli(math.MaxInt64) // also what a node deleted whose clock is ahead
 	text, args := `SELECT t.id, r.name FROM trashed_manifest t JOIN repository r ON r.id = t.repository_id
 		WHERE r.name = $1 ORDER BY t.deleted_at, t.id LIMIT $2`, []any{string(r), n}
 	if !d.IsZero() {
 		text, args = `SELECT t.id, r.name FROM trashed_manifest t JOIN repository r ON r.id = t.repository_id
 		WHERE r.name = $1 AND t.digest = $2`, []any{string(r), d.String()}
 	}
-	e, err := db.emptyTrash(ctx, after, now, text, args...)
-	if err == nil && e.Manifests > 0 && o.Audit {
-		detail := "trash"
-		if !d.IsZero() {
-			detail = "trash: " + describe(d, nil, nil)
-		}
-		err = db.update(ctx, func(t *tx) error { return t.record(o, r, detail, now) })
-	}
-	return e, err
+	return db.emptyTrash(ctx, o, all, now, text, args...)
 }
 
 // emptyTrash takes the manifests that a query names out of the trash, if they were deleted before the given time. One transaction for each repository.
-func (db *DB) emptyTrash(ctx context.Context, before, now time.Time, text string, args ...any) (Emptied, error) {
+func (db *DB) emptyTrash(ctx context.Context, o Origin, before, now time.Time, text string, args ...any) (Emptied, error) {
 	var names []oci.Repository // in the order of the query
 	found := make(map[oci.Repository][]int64)
 	if err := db.query(ctx, func(scan func(...any) error) error {
@@ -103,8 +96,10 @@ func (db *DB) emptyTrash(ctx context.Context, before, now time.Time, text string
 	for _, r := range names {
 		var e Emptied
 		if err := db.update(ctx, func(t *tx) (err error) {
-			e, err = t.dropTrashed(r, found[r], before, now)
-			return err
+			if e, err = t.dropTrashed(r, found[r], before, now); err != nil || e.Manifests == 0 {
+				return err
+			}
+			return t.record(o, r, fmt.Sprintf("%d manifests of the trash", e.Manifests), now)
 		}); err != nil {
 			return all, err
 		}
