@@ -1,11 +1,18 @@
 package meta
 
 import (
+	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/test/service"
 )
 
 const manyTags = 10_000
@@ -173,4 +180,69 @@ func BenchmarkLists(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkCountedPush measures what it costs a push of a small image that usage is counted. Time on a processor is that of this process and, with
+// PostgreSQL, of the one that serves it.
+func BenchmarkCountedPush(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		drop bool
+	}{{"not counted", true}, {"counted", false}} {
+		b.Run(c.name, func(b *testing.B) {
+			var db *DB
+			var triggers string
+			onProcessor := func() time.Duration { return processorTime(b, os.Getpid()) }
+			switch os.Getenv(databaseVariable) {
+			case "postgres":
+				db = openDB(b, service.Postgres(b).URL+"?pool_max_conns=1&sslmode=disable")
+				var pid int
+				must(b, db.queryRow(b.Context(), `SELECT pg_backend_pid()`).Scan(&pid))
+				ours := onProcessor
+				onProcessor = func() time.Duration { return ours() + processorTime(b, pid) }
+				triggers = `SELECT 'DROP TRIGGER ' || tgname || ' ON ' || CAST(CAST(tgrelid AS regclass) AS text) FROM pg_trigger WHERE tgname LIKE '%\_counted' AND tgname <> 'blob_counted'`
+			default:
+				db = newDB(b)
+				triggers = `SELECT 'DROP TRIGGER ' || name FROM sqlite_schema WHERE type = 'trigger' AND name LIKE '%\_counted' ESCAPE '\'`
+			}
+			if c.drop {
+				texts, err := db.names(b.Context(), triggers)
+				if must(b, err); len(texts) < 5 {
+					b.Fatal(texts)
+				}
+				for _, text := range texts {
+					must(b, db.update(b.Context(), func(t *tx) error { _, err := t.exec(text); return err }))
+				}
+				defer func() { must(b, db.RecountUsage(context.Background())) }()
+			}
+			image(b, db, "team/app", "first")
+			began := onProcessor()
+			for i := 0; b.Loop(); i++ {
+				commit(b, db, "team/app", digestOf(fmt.Sprint("config ", i)), at(0))
+				image(b, db, "team/app", i, oci.Tag(fmt.Sprint("t", i)))
+			}
+			b.ReportMetric(float64((onProcessor()-began).Microseconds())/float64(b.N), "processor-µs/op")
+		})
+	}
+}
+
+// processorTime returns how long a process has been on a processor.
+func processorTime(b *testing.B, pid int) (sum time.Duration) {
+	b.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(threads) == 0 {
+		b.Skip("the system does not tell how long a process has run")
+	}
+	for _, file := range threads {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sum += time.Duration(ns)
+	}
+	return sum
 }
