@@ -240,7 +240,7 @@ func (t *tx) linkBlob(r oci.Repository, repo, blob int64, d oci.Digest, now time
 	return err
 }
 
-// DeleteBlob takes a blob from a repository. It returns ErrNotFound if the
+// DeleteBlob takes a blob from a repository, and what needs it out of the trash. It returns ErrNotFound if the
 // repository has none of that digest, ErrReferenced if a manifest there needs it.
 func (db *DB) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest, o Origin, now time.Time) error {
 	return db.update(ctx, func(t *tx) error {
@@ -258,6 +258,9 @@ func (db *DB) DeleteBlob(ctx context.Context, r oci.Repository, d oci.Digest, o 
 			return err
 		}
 		t.touch(r)
+		if err := t.emptyTrashOf(r, repo, blob, now); err != nil {
+			return err
+		}
 		if _, err := t.unlinkBlob(repo, blob, now); err != nil {
 			return err
 		}

@@ -151,6 +151,22 @@ func (t *tx) dropTrashed(r oci.Repository, manifests []int64, before, now time.T
 	return e, err
 }
 
+// emptyTrashOf takes the manifests that need a blob out of the trash of a repository, unless a manifest that is there needs it, too.
+func (t *tx) emptyTrashOf(r oci.Repository, repo, blob int64, now time.Time) error {
+	var manifests []int64
+	if err := t.query(func(scan func(...any) error) error {
+		var id int64
+		err := scan(&id)
+		manifests = append(manifests, id)
+		return err
+	}, `SELECT tb.manifest_id FROM trashed_manifest_blob tb WHERE tb.repository_id = $1 AND tb.blob_id = $2
+		AND NOT EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = $1 AND mb.blob_id = $2)`, repo, blob); err != nil || len(manifests) == 0 {
+		return err
+	}
+	_, err := t.dropTrashed(r, manifests, time.UnixMilli(math.MaxInt64), now)
+	return err
+}
+
 // Trash returns up to n manifests in the trash of a repository, the last deleted first, that come before the place of another one; the zero
 // place stands for the end. A repository that does not exist has none.
 func (db *DB) Trash(ctx context.Context, r oci.Repository, before TrashPlace, n int) ([]Trashed, error) {

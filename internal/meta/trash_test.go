@@ -44,7 +44,6 @@ func TestTrashKeeps(t *testing.T) {
 	if names, err := db.Repositories(t.Context(), "", 10); err != nil || len(names) > 0 {
 		t.Errorf("listed are %v, %v", names, err)
 	}
-	wantErr(t, db.DeleteBlob(t.Context(), "a", blob, Origin{}, at(6)), ErrReferenced)
 	if got := collectAll(t, db); got != (Collected{}) {
 		t.Errorf("collected: %+v", got)
 	}
@@ -71,6 +70,27 @@ func TestTrashKeeps(t *testing.T) {
 	}
 	trashed(t, db, n, 9)
 	if got := inTrash(t, db, "a"); !slices.Equal(got, []oci.Digest{n.Digest}) {
+		t.Errorf("in the trash is %v", got)
+	}
+}
+
+// Who deletes a blob by itself wants it gone: what needs it goes out of the trash, unless a manifest that is there needs the blob, too.
+func TestDeletedBlobEmptiesTrash(t *testing.T) {
+	db := newDB(t)
+	n, other := image(t, db, "a", 1, "t"), image(t, db, "a", 2, "u")
+	blob := n.Parsed.Blobs[0].Digest
+	trashed(t, db, n, 5)
+	trashed(t, db, other, 5)
+	user := put(t, db, document{seed: 3, blobs: []oci.Digest{blob}}.build(t, "a", at(6)))
+	wantErr(t, db.DeleteBlob(t.Context(), "a", blob, Origin{}, at(7)), ErrReferenced)
+	if got := inTrash(t, db, "a"); len(got) != 2 {
+		t.Errorf("in the trash is %v after a delete that was refused", got)
+	}
+	must(t, db.DeleteManifest(t.Context(), "a", user.Digest, nil, Origin{}, at(8)))
+	must(t, db.DeleteBlob(t.Context(), "a", blob, Origin{}, at(9)))
+	_, err := db.Blob(t.Context(), "a", blob)
+	wantErr(t, err, ErrNotFound)
+	if got := inTrash(t, db, "a"); !slices.Equal(got, []oci.Digest{other.Digest}) {
 		t.Errorf("in the trash is %v", got)
 	}
 }
