@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/policy"
 )
 
 // leftOut are the tables that a move does not take, and why.
@@ -81,6 +82,8 @@ func fill(t *testing.T, db *DB, n int) {
 	if err := db.SetQuota(t.Context(), Quota{Organization: "team", Bytes: &limit, Warn: 80}); err != nil {
 		t.Fatal(err)
 	}
+	protect(t, db, "elsewhere", "v*")
+	must(t, db.SetFreeze(t.Context(), &Freeze{Freeze: policy.Freeze{Organization: "elsewhere", Message: "closed"}, By: "root", Since: at(0)}))
 	for i := range n {
 		r := oci.Repository(fmt.Sprintf("team/app%d", i%7))
 		m := image(t, db, r, fmt.Sprint("image ", i), "latest", "v1")

@@ -215,6 +215,7 @@ var rightless = []string{
 	"NoteFailures", "FirstUse", "ClearFailures", "DeleteOldFailures", "DeleteTag", // which leaves the manifest
 	"RestoreTags", "Undelete", // of repositories that are there
 	"SetQuota", "DeleteQuota", "RecountUsage",
+	"addPolicy", "DeleteProtection", "DeleteFreeze", // which stand above rights
 	// Nobody is served meanwhile.
 	"BeginMove", "NoteMoved", "ForgetMoved", "ClearRows", "AddRows", "FinishMove", "DropBlob", "MarkStrayLinks", "Analyze",
 }

@@ -159,6 +159,7 @@ auth:
   key_lifetime: 7d
   sync_interval: 1h
   audit_retention: 0s
+  audit_forward: {syslog: "tls://logs.example.com:6514", syslog_facility: 10, syslog_ca_file: /etc/logs.pem, syslog_certificate: /etc/berth.crt, syslog_key: /etc/berth.key, file: /var/log/audit}
   htpasswd: /etc/htpasswd
   ldap: {url: "ldaps://ldap.example.com", start_tls: off, ca_file: /etc/ldap.pem, bind_dn: cn=berth, bind_password: LP, user_dn: "uid={{name}}", user_base: ou=p,
     user_filter: "(cn={{name}})", name_attribute: a, mail_attribute: b, display_name_attribute: c, id_attribute: d, group_base: ou=g, group_filter: "(memberUid={{name}})",
@@ -189,6 +190,8 @@ auth:
 		"BERTH_STORAGE_S3_ENCRYPTION=kms", "BERTH_STORAGE_S3_KMS_KEY=k", "BERTH_STORAGE_S3_REDIRECT=https://s3.public.example.com",
 		"BERTH_STORAGE_S3_REDIRECT_EXCEPT=10.0.0.0/8", "BERTH_STORAGE_S3_REDIRECT_EXPIRE=5m", "BERTH_READ_ONLY=true",
 		"BERTH_AUTH_ENABLED=true", "BERTH_AUTH_SERVICE=hub", "BERTH_AUTH_CLIENT_CERTIFICATES=true", "BERTH_AUTH_TOKEN_LIFETIME=10m", "BERTH_AUTH_KEY_LIFETIME=7d", "BERTH_AUTH_SYNC_INTERVAL=1h", "BERTH_AUTH_AUDIT_RETENTION=0s",
+		"BERTH_AUTH_AUDIT_FORWARD_SYSLOG=tls://logs.example.com:6514", "BERTH_AUTH_AUDIT_FORWARD_SYSLOG_FACILITY=10", "BERTH_AUTH_AUDIT_FORWARD_SYSLOG_CA_FILE=/etc/logs.pem",
+		"BERTH_AUTH_AUDIT_FORWARD_SYSLOG_CERTIFICATE=/etc/berth.crt", "BERTH_AUTH_AUDIT_FORWARD_SYSLOG_KEY=/etc/berth.key", "BERTH_AUTH_AUDIT_FORWARD_FILE=/var/log/audit",
 		"BERTH_AUTH_HTPASSWD=/etc/htpasswd", "BERTH_AUTH_LDAP_URL=ldaps://ldap.example.com", "BERTH_AUTH_LDAP_START_TLS=off", "BERTH_AUTH_LDAP_CA_FILE=/etc/ldap.pem",
 		"BERTH_AUTH_LDAP_BIND_DN=cn=berth", "BERTH_AUTH_LDAP_BIND_PASSWORD=LP", "BERTH_AUTH_LDAP_USER_DN=uid={{name}}", "BERTH_AUTH_LDAP_USER_BASE=ou=p",
 		"BERTH_AUTH_LDAP_USER_FILTER=(cn={{name}})", "BERTH_AUTH_LDAP_NAME_ATTRIBUTE=a", "BERTH_AUTH_LDAP_MAIL_ATTRIBUTE=b", "BERTH_AUTH_LDAP_DISPLAY_NAME_ATTRIBUTE=c",

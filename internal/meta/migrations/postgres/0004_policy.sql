@@ -1,4 +1,4 @@
--- compatible: 2
+-- compatible: 1
 
 -- What holds for content whoever changes it. organization is the first part of names, or empty for all; no row of it is needed.
 
