@@ -9,7 +9,7 @@ import (
 )
 
 // MaxDocument is how many bytes a document may have.
-const MaxDocument = 256 << 20
+const MaxDocument = 1 << 30
 
 // Documents are small named files that a store keeps beside its objects, such as the segments of the journal. A name is a
 // clean relative path that does not begin with a digit, so that it is never that of an object, nor with a dot. List never yields a

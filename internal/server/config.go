@@ -100,6 +100,9 @@ type Config struct {
 	// Removal of blobs that no manifest needs, while the registry is in use.
 	Collection Collection `yaml:"collection"`
 
+	// The copy of the metadata in the storage.
+	Journal Journal `yaml:"journal"`
+
 	// What is written to standard error.
 	Log Log `yaml:"log"`
 
@@ -309,6 +312,12 @@ type Collection struct {
 	Grace Duration `yaml:"grace"`
 }
 
+// Journal is about the copy of the metadata in the storage, from which "berth rebuild" makes the database again when it is lost.
+type Journal struct {
+	// How long a change waits at most, where the storage can be reached: so much is lost with the database.
+	Interval Duration `yaml:"interval"`
+}
+
 // Log is about the log.
 type Log struct {
 	// The least severe messages to write: debug, info, warn or error.
@@ -369,6 +378,7 @@ func Default() *Config {
 		},
 		Uploads:    Uploads{Expire: Duration(24 * time.Hour)},
 		Collection: Collection{Interval: Duration(time.Hour), Grace: Duration(24 * time.Hour)},
+		Journal:    Journal{Interval: Duration(2 * time.Second)},
 		Log:        Log{Level: "info", Format: "text", Access: true},
 	}
 }

@@ -51,6 +51,7 @@ func (c *Config) check() []Problem {
 	if c.Collection.Interval != 0 {
 		atLeast(c.Collection.Interval, time.Second, "collection.interval")
 	}
+	atLeast(c.Journal.Interval, 100*time.Millisecond, "journal.interval")
 
 	m := c.Metrics
 	if ip, ok := m.Listen.literal(); ok {
