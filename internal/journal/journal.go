@@ -323,7 +323,7 @@ func (j *Journal) checkpoint(ctx context.Context) (more bool, err error) {
 		}
 	}
 	if done {
-		if err := j.store.PutDocument(ctx, epochFolder(s.Epoch)+completeName, []byte("the checkpoint is complete\n")); err != nil {
+		if err := j.store.PutDocument(ctx, epochPrefix(s.Epoch)+completeName, []byte("the checkpoint is complete\n")); err != nil {
 			return false, err
 		}
 		s.Place, s.Complete = meta.JournalPlace{}, true

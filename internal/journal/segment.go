@@ -20,10 +20,10 @@ const root = "journal/"
 
 // A part of the journal is a document of JSON lines, compressed by gzip, so that people can read it without Berth. Its name is
 //
-//	journal/EPOCH/checkpoint-RANDOM.jsonl.gz
-//	journal/EPOCH/changes-NUMBER-RANDOM.jsonl.gz
+//	journal/EPOCH-checkpoint-RANDOM.jsonl.gz
+//	journal/EPOCH-changes-NUMBER-RANDOM.jsonl.gz
 //
-// where EPOCH and NUMBER, the last change in it, are decimal numbers with leading zeros. journal/EPOCH/complete says that the
+// where EPOCH and NUMBER, the last change in it, are decimal numbers with leading zeros. journal/EPOCH-complete says that the
 // epoch's checkpoint is whole.
 type part struct {
 	name       string
@@ -39,14 +39,14 @@ const (
 	completeName = "complete"
 )
 
-func epochFolder(epoch int64) string { return fmt.Sprintf("%s%08d/", root, epoch) }
+func epochPrefix(epoch int64) string { return fmt.Sprintf("%s%08d-", root, epoch) }
 
 func checkpointName(epoch int64) string {
-	return epochFolder(epoch) + "checkpoint-" + rand.Text()[:16] + extension
+	return epochPrefix(epoch) + "checkpoint-" + rand.Text()[:16] + extension
 }
 
 func changesName(epoch, last int64) string {
-	return fmt.Sprintf("%schanges-%019d-%s%s", epochFolder(epoch), last, rand.Text()[:16], extension)
+	return fmt.Sprintf("%schanges-%019d-%s%s", epochPrefix(epoch), last, rand.Text()[:16], extension)
 }
 
 // parsePart returns what a document is. ok is false for one of another form.
@@ -56,12 +56,12 @@ func parsePart(name string, size int64) (p part, ok bool) {
 	if !ok {
 		return p, false
 	}
-	folder, rest, ok := strings.Cut(rest, "/")
+	number, rest, ok := strings.Cut(rest, "-")
 	if !ok {
 		return p, false
 	}
 	var err error
-	if p.epoch, err = strconv.ParseInt(folder, 10, 64); err != nil || p.epoch < 1 || epochFolder(p.epoch) != root+folder+"/" {
+	if p.epoch, err = strconv.ParseInt(number, 10, 64); err != nil || p.epoch < 1 || epochPrefix(p.epoch) != root+number+"-" {
 		return p, false
 	}
 	if rest == completeName {
@@ -78,11 +78,11 @@ func parsePart(name string, size int64) (p part, ok bool) {
 	if rest, ok = strings.CutPrefix(rest, "changes-"); !ok {
 		return p, false
 	}
-	number, _, ok := strings.Cut(rest, "-")
+	last, _, ok := strings.Cut(rest, "-")
 	if !ok {
 		return p, false
 	}
-	p.last, err = strconv.ParseInt(number, 10, 64)
+	p.last, err = strconv.ParseInt(last, 10, 64)
 	return p, err == nil && p.last >= 0
 }
 
