@@ -216,7 +216,7 @@ func (j *Journal) Export(ctx context.Context) (result string, err error) {
 
 // begin sees to it that there is an epoch, and that it is the database's.
 func (j *Journal) begin(ctx context.Context) error {
-	s, raw, err := j.load(ctx)
+	s, _, err := j.load(ctx)
 	if err != nil || s.Epoch > 0 && j.checked {
 		return err
 	}
@@ -225,7 +225,8 @@ func (j *Journal) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s, raw, err = j.load(ctx); err != nil {
+	s, raw, err := j.load(ctx)
+	if err != nil {
 		return err
 	}
 	if raw == nil && len(found) > 0 {

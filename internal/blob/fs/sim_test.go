@@ -170,6 +170,7 @@ func (s *sim) rename(from, to string) error {
 		}
 		s.bytes[to] = s.bytes[from]
 		delete(s.bytes, from)
+		delete(s.lostNames, to) // the entry is another one now
 		return nil
 	})
 }
