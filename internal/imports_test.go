@@ -36,6 +36,7 @@ var allowed = map[string][]string{
 	"internal/journal":       {"internal/blob", "internal/job", "internal/meta", "internal/oci"},
 	"internal/fsck":          {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/move":          {"internal/blob", "internal/meta", "internal/oci"},
+	"internal/backup":        {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/web":           {"internal/oci"},
 	"internal/auth":          {"internal/access", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/meta", "internal/oci"},
 	"internal/token":         {"internal/auth", "internal/oci", "internal/web"},
@@ -45,11 +46,11 @@ var allowed = map[string][]string{
 	"internal/admin":         {"internal/access", "internal/auth", "internal/auth/oidc", "internal/meta", "internal/oci", "internal/web"},
 	"internal/signin":        {"internal/auth", "internal/auth/oidc", "internal/oci", "internal/web"},
 	"internal/server": {
-		"internal/admin", "internal/auth", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/token",
+		"internal/admin", "internal/auth", "internal/backup", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/token",
 		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/certificate", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job", "internal/journal",
 		"internal/meta", "internal/oci", "internal/registry", "internal/signin", "internal/upstream", "internal/web",
 	},
-	"cmd/berth": {"internal/access", "internal/admin", "internal/auth/oidc", "internal/blob/fs", "internal/certificate", "internal/fsck", "internal/journal", "internal/meta", "internal/move", "internal/oci", "internal/server", "internal/signin", "internal/upstream"},
+	"cmd/berth": {"internal/access", "internal/admin", "internal/auth/oidc", "internal/backup", "internal/blob", "internal/blob/fs", "internal/certificate", "internal/fsck", "internal/journal", "internal/meta", "internal/move", "internal/oci", "internal/server", "internal/signin", "internal/upstream"},
 }
 
 // outside says what the packages beside internal and cmd may import, tests included. They drive the

@@ -71,6 +71,23 @@ func (m *movedImages) pushes(t *testing.T, s *harness.Server, clients int) *sync
 	return &group
 }
 
+// pullAtLeast is pull of a server that may have more.
+func (m *movedImages) pullAtLeast(t *testing.T, s *harness.Server) {
+	t.Helper()
+	a := harness.NewAPI(t, s)
+	for name, image := range m.images {
+		repo, tag, _ := strings.Cut(name, ":")
+		if resp := a.Expect(http.StatusOK, "GET", "/v2/"+repo+"/manifests/"+tag, nil); string(resp.Bytes) != string(image.Manifest.Bytes) {
+			t.Fatalf("%s is another manifest", name)
+		}
+		for _, b := range image.Blobs {
+			if resp := a.Expect(http.StatusOK, "GET", "/v2/"+repo+"/blobs/"+b.Digest.String(), nil); string(resp.Bytes) != string(b.Bytes) {
+				t.Fatalf("blob %s of %s has other bytes", b.Digest, name)
+			}
+		}
+	}
+}
+
 // bucketConfig writes a configuration with an empty bucket, and a database in a folder, or an empty one in PostgreSQL.
 func bucketConfig(t *testing.T, data, database string) string {
 	t.Helper()
@@ -185,18 +202,7 @@ func testRebuild(t *testing.T, settings harness.Settings, flag, place string, lo
 		if err := s.Restart(); err != nil {
 			t.Fatal(err)
 		}
-		a := harness.NewAPI(t, s)
-		for name, image := range safe.images {
-			repo, tag, _ := strings.Cut(name, ":")
-			if resp := a.Expect(http.StatusOK, "GET", "/v2/"+repo+"/manifests/"+tag, nil); string(resp.Bytes) != string(image.Manifest.Bytes) {
-				t.Fatalf("%s is another manifest", name)
-			}
-			for _, b := range image.Blobs {
-				if resp := a.Expect(http.StatusOK, "GET", "/v2/"+repo+"/blobs/"+b.Digest.String(), nil); string(resp.Bytes) != string(b.Bytes) {
-					t.Fatalf("blob %s of %s has other bytes", b.Digest, name)
-				}
-			}
-		}
+		safe.pullAtLeast(t, s)
 		t.Logf("%d images were acknowledged before the journal was looked at, %d in all", known, len(pushed.images))
 		pushed = safe
 	}

@@ -23,7 +23,7 @@ import (
 // Errors of a move.
 var (
 	// ErrMoving: a move to this database is not finished.
-	ErrMoving = errors.New("a move to this registry is not finished: run \"berth move\" again until it is, or begin with an empty database")
+	ErrMoving = errors.New("a move to this registry is not finished: run \"berth move\" or \"berth restore\" again until it is, or begin with an empty database")
 	// ErrOccupied: the database has content that the move did not bring.
 	ErrOccupied = errors.New("the database has content already: a move needs an empty one")
 	// ErrOtherMove: the database is the target of another registry's move.

@@ -103,6 +103,9 @@ type Config struct {
 	// The copy of the metadata in the storage.
 	Journal Journal `yaml:"journal"`
 
+	// Copies of everything that the server makes by itself.
+	Backup Backup `yaml:"backup"`
+
 	// What is written to standard error.
 	Log Log `yaml:"log"`
 
@@ -318,6 +321,19 @@ type Journal struct {
 	Interval Duration `yaml:"interval"`
 }
 
+// Backup is about copies of everything, for "berth restore".
+type Backup struct {
+	// Where to keep them: a folder, best on another disk, or a bucket, as s3://BUCKET/PREFIX?endpoint=https://HOST&region=REGION; empty
+	// to make none. Credentials for the bucket are those of the environment, of files that AWS's tools use, or of the machine's role.
+	To BackupPlace `yaml:"to"`
+
+	// The time from the end of one to the beginning of the next.
+	Interval Duration `yaml:"interval"`
+
+	// How many sets stay, the newest ones; 0 keeps all.
+	Keep int `yaml:"keep"`
+}
+
 // Log is about the log.
 type Log struct {
 	// The least severe messages to write: debug, info, warn or error.
@@ -378,6 +394,7 @@ func Default() *Config {
 		},
 		Uploads:    Uploads{Expire: Duration(24 * time.Hour)},
 		Collection: Collection{Interval: Duration(time.Hour), Grace: Duration(24 * time.Hour)},
+		Backup:     Backup{Interval: Duration(24 * time.Hour), Keep: 14},
 		Journal:    Journal{Interval: Duration(2 * time.Second)},
 		Log:        Log{Level: "info", Format: "text", Access: true},
 	}

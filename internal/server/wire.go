@@ -140,6 +140,9 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}
 	if !cfg.ReadOnly {
 		copied := newJournal(cfg, log, metrics, storage)
+		if cfg.Backup.To != "" {
+			jobs = append(jobs, backupEvery(cfg, log, storage))
+		}
 		jobs = append(jobs, job.Job{Name: "journal_merge", Every: mergeEvery, Run: copied.Merge})
 		// A short lease, so that a node that is killed does not hold the others up.
 		background.Go(func() { copied.Run(ctx, job.New(db, job.Options{Log: log, Lease: journalLease})) })
