@@ -404,3 +404,34 @@ func TestLosses(t *testing.T) {
 		})
 	}
 }
+
+// Bytes that were broken and have been pushed again are in another object, in all repositories that have the blob.
+func TestReplacedBytes(t *testing.T) {
+	for name, newDB := range map[string]func(testing.TB) *meta.DB{"sqlite": sqlite, "postgres": postgres} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := folder(t)
+			db := newDB(t)
+			w := serve(t, db, store)
+			layer := w.push("a/b", []byte("layer"))
+			w.push("c/d", []byte("layer"))
+			w.mustPut("a/b", image(nil, layer), "1")
+			w.mustPut("c/d", image(nil, layer), "1")
+			w.export()
+			before, err := db.Blob(t.Context(), "a/b", layer.Digest)
+			must(t, err)
+			must(t, store.Delete(t.Context(), before.Key))
+			w.push("c/d", []byte("layer"))
+			after, err := db.Blob(t.Context(), "a/b", layer.Digest)
+			must(t, err)
+			if after.Key == before.Key {
+				t.Fatal("the bytes were not replaced")
+			}
+			w.export()
+			had := content(t, db, store)
+			next := newDB(t)
+			rebuild(t, next, store)
+			wantSame(t, had, content(t, next, store))
+		})
+	}
+}
