@@ -36,8 +36,10 @@ var allowed = map[string][]string{
 	"internal/job":           {"internal/meta"},
 	"internal/audit":         {"internal/job", "internal/meta"},
 	"internal/certificate":   {"internal/job", "internal/meta"},
+	"internal/journal":       {"internal/blob", "internal/job", "internal/meta", "internal/oci"},
 	"internal/fsck":          {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/move":          {"internal/blob", "internal/meta", "internal/oci"},
+	"internal/backup":        {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/web":           {"internal/oci"},
 	"internal/ratelimit":     {"internal/oci", "internal/web"},
 	"internal/auth":          {"internal/access", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/meta", "internal/oci"},
@@ -48,11 +50,11 @@ var allowed = map[string][]string{
 	"internal/admin":         {"internal/access", "internal/audit", "internal/auth", "internal/auth/oidc", "internal/meta", "internal/oci", "internal/policy", "internal/ratelimit", "internal/registry", "internal/web"},
 	"internal/signin":        {"internal/auth", "internal/auth/oidc", "internal/oci", "internal/ratelimit", "internal/web"},
 	"internal/server": {
-		"internal/admin", "internal/audit", "internal/auth", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/token",
-		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/certificate", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job",
+		"internal/admin", "internal/audit", "internal/auth", "internal/backup", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/token",
+		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/certificate", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job", "internal/journal",
 		"internal/meta", "internal/oci", "internal/ratelimit", "internal/registry", "internal/signin", "internal/upstream", "internal/web",
 	},
-	"cmd/berth": {"internal/access", "internal/admin", "internal/audit", "internal/auth/oidc", "internal/blob/fs", "internal/certificate", "internal/fsck", "internal/meta", "internal/move", "internal/oci", "internal/server", "internal/signin", "internal/upstream"},
+	"cmd/berth": {"internal/access", "internal/admin", "internal/audit", "internal/auth/oidc", "internal/backup", "internal/blob", "internal/blob/fs", "internal/certificate", "internal/fsck", "internal/journal", "internal/meta", "internal/move", "internal/oci", "internal/server", "internal/signin", "internal/upstream"},
 }
 
 // outside says what the packages beside internal and cmd may import, tests included. They drive the

@@ -67,6 +67,8 @@ type Store interface {
 	// Check tells whether the store can be used: nil, or what is wrong with it.
 	// ErrNoSpace says that only writes are refused.
 	Check(ctx context.Context) error
+
+	Documents
 }
 
 // Redirector is a Store whose objects clients can fetch themselves.

@@ -156,7 +156,7 @@ func (c *Collector) uploads(ctx context.Context, res *Result) error {
 	}
 }
 
-// doomed deletes the bytes whose rows are gone. A crash between the delete and
+// doomed deletes the bytes whose rows are gone, unless a backup runs: it may have seen the rows. A crash between the delete and
 // the note of it makes the next pass delete once more, which does nothing. What cannot be deleted does not keep
 // the rest.
 func (c *Collector) doomed(ctx context.Context, res *Result) error {
@@ -168,6 +168,10 @@ func (c *Collector) doomed(ctx context.Context, res *Result) error {
 		}
 		if len(keys) == 0 {
 			return failed
+		}
+		// Asked after the keys were read: what begins later sees no row that has one of them.
+		if needed, err := c.db.BackupRuns(ctx); err != nil || needed {
+			return errors.Join(failed, err)
 		}
 		after = keys[len(keys)-1]
 		var gone []string

@@ -103,3 +103,12 @@ func (db *DB) ofHolder(ctx context.Context, text string, args ...any) error {
 		return err
 	})
 }
+
+// BackupJob is the name of the periodic job that makes backups. While a process has its lease, the collector deletes no bytes.
+const BackupJob = "backup"
+
+// BackupRuns tells whether a backup may be running that needs bytes of blobs whose rows are gone.
+func (db *DB) BackupRuns(ctx context.Context) (runs bool, err error) {
+	err = db.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM job WHERE name = $1 AND lease_until > `+db.now+`)`, BackupJob).Scan(&runs)
+	return runs, err
+}

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -8,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -22,7 +24,7 @@ import (
 // Errors of a move.
 var (
 	// ErrMoving: a move to this database is not finished.
-	ErrMoving = errors.New("a move to this registry is not finished: run \"berth move\" again until it is, or begin with an empty database")
+	ErrMoving = errors.New("a move to this registry is not finished: run \"berth move\" or \"berth restore\" again until it is, or begin with an empty database")
 	// ErrOccupied: the database has content that the move did not bring.
 	ErrOccupied = errors.New("the database has content already: a move needs an empty one")
 	// ErrOtherMove: the database is the target of another registry's move.
@@ -43,16 +45,18 @@ const (
 )
 
 // staysBehind are the settings that speak of one database and store only.
-var staysBehind = []string{movingSetting, sweptSetting, "swept_until"}
+var staysBehind = []string{movingSetting, sweptSetting, "swept_until", journalSetting}
 
-// CheckComplete fails with ErrMoving while a move to this database is unfinished. Whoever opens a database in
+// CheckComplete fails with ErrMoving or ErrRebuilding while a move to this database, or its rebuild, is unfinished. Whoever opens a database in
 // order to serve, check or change it asks this first.
 func (db *DB) CheckComplete(ctx context.Context) error {
-	switch _, err := db.Setting(ctx, movingSetting); {
-	case err == nil:
-		return ErrMoving
-	case !errors.Is(err, ErrNotFound):
-		return fmt.Errorf("ask whether a move is unfinished: %w", err)
+	for mark, unfinished := range map[string]error{movingSetting: ErrMoving, rebuildingSetting: ErrRebuilding} {
+		switch _, err := db.Setting(ctx, mark); {
+		case err == nil:
+			return unfinished
+		case !errors.Is(err, ErrNotFound):
+			return fmt.Errorf("ask whether the registry is complete: %w", err)
+		}
 	}
 	return nil
 }
@@ -86,14 +90,8 @@ func (db *DB) BeginMove(ctx context.Context, identity string, now time.Time) (sw
 		case !errors.Is(err, ErrNotFound):
 			return err
 		}
-		var occupied bool
-		if err := t.queryRow(`SELECT EXISTS (SELECT 1 FROM repository) OR EXISTS (SELECT 1 FROM blob) OR EXISTS (SELECT 1 FROM tag_log)
-			OR EXISTS (SELECT 1 FROM upload) OR EXISTS (SELECT 1 FROM doomed_object)
-			OR EXISTS (SELECT 1 FROM account) OR EXISTS (SELECT 1 FROM organization)`).Scan(&occupied); err != nil {
-			return err
-		}
-		if occupied {
-			return ErrOccupied
+		if occupied, err := t.occupied(); err != nil || occupied {
+			return cmp.Or(err, ErrOccupied)
 		}
 		swept = now
 		for name, value := range map[string][]byte{movingSetting: []byte(identity), sweptSetting: moveTime(now)} {
@@ -110,6 +108,14 @@ func (db *DB) BeginMove(ctx context.Context, identity string, now time.Time) (sw
 		return err
 	})
 	return swept, err
+}
+
+// occupied tells whether the database has content.
+func (t *tx) occupied() (occupied bool, err error) {
+	err = t.queryRow(`SELECT EXISTS (SELECT 1 FROM repository) OR EXISTS (SELECT 1 FROM blob) OR EXISTS (SELECT 1 FROM tag_log)
+		OR EXISTS (SELECT 1 FROM upload) OR EXISTS (SELECT 1 FROM doomed_object)
+		OR EXISTS (SELECT 1 FROM account) OR EXISTS (SELECT 1 FROM organization)`).Scan(&occupied)
+	return occupied, err
 }
 
 func moveTime(t time.Time) []byte { return t.UTC().AppendFormat(nil, time.RFC3339) }
@@ -306,7 +312,7 @@ func (db *DB) TableRows(ctx context.Context, t Table, after *Rows) (*Rows, error
 	if after != nil && after.Len() > 0 {
 		from = after.rows[after.Len()-1][:t.key]
 	}
-	n, err := db.rowsThatFit(ctx, t, from)
+	n, _, err := db.rowsThatFit(ctx, t, from)
 	if err != nil {
 		return nil, fmt.Errorf("read table %s: %w", t.Name, err)
 	}
@@ -337,13 +343,13 @@ func (db *DB) TableRows(ctx context.Context, t Table, after *Rows) (*Rows, error
 	return page, nil
 }
 
-// rowsThatFit returns how many rows a page may have, so that manifests do not fill the memory.
-func (db *DB) rowsThatFit(ctx context.Context, t Table, from []any) (int, error) {
+// rowsThatFit returns how many rows a page may have, so that manifests do not fill the memory. end tells that there were no more.
+func (db *DB) rowsThatFit(ctx context.Context, t Table, from []any) (n int, end bool, err error) {
 	if !slices.Contains(t.columns, "body") {
-		return rowsPage, nil
+		return rowsPage, false, nil
 	}
-	n, bytes := 0, int64(0)
-	err := db.query(ctx, func(scan func(...any) error) error {
+	bytes := int64(0)
+	err = db.query(ctx, func(scan func(...any) error) error {
 		var size int64
 		if err := scan(&size); err != nil {
 			return err
@@ -355,9 +361,9 @@ func (db *DB) rowsThatFit(ctx context.Context, t Table, from []any) (int, error)
 		return nil
 	}, `SELECT size FROM `+t.Name+` WHERE id > $1 ORDER BY id LIMIT $2`, from[0], rowsPage)
 	if errors.Is(err, errEnough) {
-		err = nil
+		return max(n, 1), false, nil
 	}
-	return max(n, 1), err
+	return max(n, 1), n < rowsPage, err
 }
 
 // AddRows inserts a page into the database that a move goes to. With moved, blobs get the keys of their
@@ -381,7 +387,7 @@ func (db *DB) AddRows(ctx context.Context, r *Rows, moved bool) error {
 				return fmt.Errorf("row %v: %w", row[:r.Table.key], err)
 			}
 		}
-		return nil
+		return t.forgetChanges()
 	})
 	if err != nil {
 		return fmt.Errorf("write table %s: %w", r.Table.Name, err)
@@ -446,12 +452,15 @@ func (db *DB) CountRows(ctx context.Context) (int64, error) {
 
 // ClearRows takes all rows out of the tables of an unfinished move, because the database that it comes from has been
 // changed since they were copied. It fails if no move is unfinished.
-func (db *DB) ClearRows(ctx context.Context) error {
+func (db *DB) ClearRows(ctx context.Context) error { return db.clearRows(ctx, movingSetting) }
+
+// clearRows does so while a setting is there that says that nothing else uses the database.
+func (db *DB) clearRows(ctx context.Context, mark string) error {
 	clear := func(texts ...string) error {
 		return db.update(ctx, func(t *tx) error {
-			var mark []byte
-			if err := t.queryRow(`SELECT value FROM setting WHERE name = $1`, movingSetting).Scan(&mark); err != nil {
-				return fmt.Errorf("no move is unfinished: %w", err)
+			var value []byte
+			if err := t.queryRow(`SELECT value FROM setting WHERE name = $1`, mark).Scan(&value); err != nil {
+				return fmt.Errorf("nothing is unfinished: %w", err)
 			}
 			for _, text := range texts {
 				if _, err := t.exec(text); err != nil {
@@ -470,11 +479,20 @@ func (db *DB) ClearRows(ctx context.Context) error {
 		return clear(`TRUNCATE organization_usage, organization_blob, `+strings.Join(names, ", "), `UPDATE total SET blobs = 0, bytes = 0`)
 	}
 	for i := range tables {
-		if err := clear(`DELETE FROM ` + tables[len(tables)-1-i].Name); err != nil {
+		if err := clear(`DELETE FROM `+tables[len(tables)-1-i].Name, forgetChanges); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// forgetChanges takes away what the triggers have noted for the journal: the one that begins when the registry is served has everything
+// in its checkpoint.
+const forgetChanges = `DELETE FROM journal`
+
+func (t *tx) forgetChanges() error {
+	_, err := t.exec(forgetChanges)
+	return err
 }
 
 // Facts are what a move takes beside the rows of tables.
@@ -543,7 +561,9 @@ func (db *DB) FinishMove(ctx context.Context, f Facts, now time.Time) error {
 				return fmt.Errorf("set the last number of table %s: %w", table, err)
 			}
 		}
-		for name, value := range f.settings {
+		settings := maps.Clone(f.settings)
+		settings[journalSetting] = JournalUnbegun // the store may be the same
+		for name, value := range settings {
 			if _, err := t.exec(`INSERT INTO setting (name, value) VALUES ($1, $2)
 				ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value); err != nil {
 				return err

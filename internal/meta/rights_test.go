@@ -218,6 +218,9 @@ var rightless = []string{
 	"addPolicy", "DeleteProtection", "DeleteFreeze", // which stand above rights
 	// Nobody is served meanwhile.
 	"BeginMove", "NoteMoved", "ForgetMoved", "ClearRows", "AddRows", "FinishMove", "DropBlob", "MarkStrayLinks", "Analyze",
+	"clearRows", "BeginRebuild", "StageRecords", "rebuild", "NumberRebuilt", "NoteAllMoved", "RekeyMoved",
+	// A copy of what is there.
+	"SwapJournalState", "Settle", "Written",
 }
 
 // updaters returns the methods of DB that change something.

@@ -166,6 +166,12 @@ func (m *mover) storeIsEmpty(ctx context.Context) error {
 		}
 		return fmt.Errorf("%w; there is %s", ErrForeign, info.Key)
 	}
+	for d, err := range m.To.Blobs.Documents(ctx, "") {
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("%w, or what belongs to them; there is %s", ErrForeign, d.Name)
+	}
 	return nil
 }
 

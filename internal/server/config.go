@@ -106,6 +106,12 @@ type Config struct {
 	// Removal of blobs that no manifest needs, while the registry is in use.
 	Collection Collection `yaml:"collection"`
 
+	// The copy of the metadata in the storage.
+	Journal Journal `yaml:"journal"`
+
+	// Copies of everything that the server makes by itself.
+	Backup Backup `yaml:"backup"`
+
 	// What is written to standard error.
 	Log Log `yaml:"log"`
 
@@ -322,6 +328,25 @@ type Collection struct {
 	Grace Duration `yaml:"grace"`
 }
 
+// Journal is about the copy of the metadata in the storage, from which "berth rebuild" makes the database again when it is lost.
+type Journal struct {
+	// How long a change waits at most, where the storage can be reached: so much is lost with the database.
+	Interval Duration `yaml:"interval"`
+}
+
+// Backup is about copies of everything, for "berth restore".
+type Backup struct {
+	// Where to keep them: a folder, best on another disk, or a bucket, as s3://BUCKET/PREFIX?endpoint=https://HOST&region=REGION; empty
+	// to make none. Credentials for the bucket are those of the environment, of files that AWS's tools use, or of the machine's role.
+	To BackupPlace `yaml:"to"`
+
+	// The time from the end of one to the beginning of the next.
+	Interval Duration `yaml:"interval"`
+
+	// How many sets stay, the newest ones; 0 keeps all.
+	Keep int `yaml:"keep"`
+}
+
 // Log is about the log.
 type Log struct {
 	// The least severe messages to write: debug, info, warn or error.
@@ -384,6 +409,8 @@ func Default() *Config {
 		Uploads:    Uploads{Expire: Duration(24 * time.Hour)},
 		Trash:      Trash{Keep: Duration(7 * 24 * time.Hour)},
 		Collection: Collection{Interval: Duration(time.Hour), Grace: Duration(24 * time.Hour)},
+		Backup:     Backup{Interval: Duration(24 * time.Hour), Keep: 14},
+		Journal:    Journal{Interval: Duration(2 * time.Second)},
 		Log:        Log{Level: "info", Format: "text", Access: true},
 	}
 }

@@ -53,6 +53,11 @@ func (c *Config) check() []Problem {
 	if c.Collection.Interval != 0 {
 		atLeast(c.Collection.Interval, time.Second, "collection.interval")
 	}
+	b, noBackup := c.Backup, Default().Backup
+	require(b.To != "" || b == noBackup, "backup.to", "a place is needed where backups are to be kept")
+	atLeast(b.Interval, time.Second, "backup.interval")
+	require(b.Keep >= 0, "backup.keep", "%d must be at least 0", b.Keep)
+	atLeast(c.Journal.Interval, 100*time.Millisecond, "journal.interval")
 
 	m := c.Metrics
 	if ip, ok := m.Listen.literal(); ok {

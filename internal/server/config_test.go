@@ -149,6 +149,8 @@ timeouts: {idle: 2m, header: 5s, keep_alive: 1h30m, stop: 0s}
 uploads: {expire: 7d}
 trash: {keep: 36h}
 collection: {interval: 0s, grace: 36h}
+journal: {interval: 10s}
+backup: {to: /var/backups/berth, interval: 12h, keep: 3}
 log: {level: warn, format: json, access: false}
 metrics: {listen: "127.0.0.1:9000", token: abc, profiles: true}
 auth:
@@ -180,6 +182,7 @@ auth:
 		"BERTH_RATE_LIMITS_EXEMPT_NETWORKS=10.0.0.0/8,::1", "BERTH_RATE_LIMITS_EXEMPT_ACCOUNTS=deploy, team+ci",
 		"BERTH_LIMITS_CONNECTIONS=9", "BERTH_TIMEOUTS_IDLE=2m", "BERTH_TIMEOUTS_HEADER=5s", "BERTH_TIMEOUTS_KEEP_ALIVE=1h30m",
 		"BERTH_TIMEOUTS_STOP=0s", "BERTH_UPLOADS_EXPIRE=7d", "BERTH_COLLECTION_INTERVAL=0s", "BERTH_COLLECTION_GRACE=36h", "BERTH_TRASH_KEEP=36h",
+		"BERTH_JOURNAL_INTERVAL=10s", "BERTH_BACKUP_TO=/var/backups/berth", "BERTH_BACKUP_INTERVAL=12h", "BERTH_BACKUP_KEEP=3",
 		"BERTH_LOG_LEVEL=warn", "BERTH_LOG_FORMAT=json", "BERTH_LOG_ACCESS=false",
 		"BERTH_METRICS_LISTEN=127.0.0.1:9000", "BERTH_METRICS_TOKEN=abc", "BERTH_METRICS_PROFILES=true",
 		"BERTH_DATABASE=postgres://berth:s3cret@db.example.com/berth", "BERTH_DATABASE_POOL_CONNECTIONS=7", "BERTH_DATABASE_POOL_TIMEOUT=3s",

@@ -74,3 +74,14 @@ func OpenTarget(ctx context.Context, cfg *Config, sameBlobs bool) (_ *Storage, e
 	s.Blobs, err = openBlobs(ctx, cfg, nil)
 	return s, err
 }
+
+// OpenRebuild opens the database that is to be made again from the journal in the store, and the store, which must be there. A
+// database in the data folder is made if it is missing; the folder is locked.
+func OpenRebuild(ctx context.Context, cfg *Config) (*Storage, error) {
+	if cfg.Storage.S3.Bucket == "" {
+		if _, err := os.Stat(BlobFolder(cfg.Data)); err != nil {
+			return nil, fmt.Errorf("there is no storage in the folder %s: %w", cfg.Data, err)
+		}
+	}
+	return OpenTarget(ctx, cfg, false)
+}

@@ -46,6 +46,9 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		return nil, nil, err
 	}
 	storage := &Storage{DB: db, Blobs: store}
+	if err := checkJournal(ctx, cfg, log, storage); err != nil {
+		return nil, nil, errors.Join(err, storage.Close())
+	}
 	reg, err := newRegistry(ctx, cfg, db, store, observeQuotas(metrics, db, log))
 	if err != nil {
 		return nil, nil, errors.Join(err, storage.Close())
@@ -146,7 +149,14 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 			jobs = append(jobs, job.Job{Name: "accounts", Every: cfg.Auth.SyncInterval.D(), Run: accounts.Sync})
 		}
 	}
-	if len(jobs) > 0 && !cfg.ReadOnly {
+	if !cfg.ReadOnly {
+		copied := newJournal(cfg, log, metrics, storage)
+		if cfg.Backup.To != "" {
+			jobs = append(jobs, backupEvery(cfg, log, storage))
+		}
+		jobs = append(jobs, job.Job{Name: "journal_merge", Every: mergeEvery, Run: copied.Merge})
+		// A short lease, so that a node that is killed does not hold the others up.
+		background.Go(func() { copied.Run(ctx, job.New(db, job.Options{Log: log, Lease: journalLease})) })
 		background.Go(func() { runner.Run(ctx, jobs...) })
 	}
 	return server.Handler(routes(protocol, tokens, management, people)), func() error {

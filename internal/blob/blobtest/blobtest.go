@@ -40,6 +40,8 @@ func Test(t *testing.T, place Place) {
 		{"ResumeShort", testResumeShort},
 		{"List", testList},
 		{"ListStops", testListStops},
+		{"Documents", testDocuments},
+		{"DocumentsStop", testDocumentsStop},
 		{"Check", testCheck},
 		{"Concurrency", testConcurrency},
 		{"Leaks", testLeaks},

@@ -161,6 +161,20 @@ func (s *sim) remove(path string, remove func(string) error) error {
 	return err
 }
 
+func (s *sim) rename(from, to string) error {
+	return s.run("rename", to, func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err := s.osCalls.rename(from, to); err != nil {
+			return err
+		}
+		s.bytes[to] = s.bytes[from]
+		delete(s.bytes, from)
+		delete(s.lostNames, to) // the entry is another one now
+		return nil
+	})
+}
+
 func (s *sim) mkdir(path string) error {
 	return s.run("mkdir", path, func() error { return s.osCalls.mkdir(path) })
 }

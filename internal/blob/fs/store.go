@@ -21,6 +21,8 @@
 // It is never synced again. Lost as well are all files whose names are not durable
 // yet when the sync of a folder fails.
 //
+// A document is written as .document, synced, and renamed: its name never stands for half of it.
+//
 // One process at a time may write to a folder. A symbolic link inside it
 // is followed: who can make one there owns the data.
 package fs
@@ -61,6 +63,8 @@ type Store struct {
 	failures atomic.Int64
 
 	syncing sync.Mutex // held during a sync that several wait for
+
+	documents sync.Mutex // held while a document is written
 
 	mu      sync.Mutex
 	hour    string                  // the last folder of an hour that was made durable

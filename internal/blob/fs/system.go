@@ -26,6 +26,9 @@ type system interface {
 	// unlink removes a file, never a folder.
 	unlink(path string) error
 
+	// rename gives a file another name, in place of a file that has it.
+	rename(from, to string) error
+
 	mkdir(path string) error
 	// syncDir makes durable which entries a folder has.
 	syncDir(path string) error
@@ -70,6 +73,8 @@ func (osCalls) unlink(path string) error {
 	}
 	return nil
 }
+
+func (osCalls) rename(from, to string) error { return os.Rename(from, to) }
 
 func (osCalls) mkdir(path string) error { return os.Mkdir(path, folderPerm) }
 

@@ -1,0 +1,173 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/berthregistry/berth/internal/backup"
+	"github.com/berthregistry/berth/internal/blob"
+	"github.com/berthregistry/berth/internal/blob/fs"
+	"github.com/berthregistry/berth/internal/blob/s3"
+	"github.com/berthregistry/berth/internal/job"
+	"github.com/berthregistry/berth/internal/meta"
+)
+
+// BackupPlace is where backups are kept: a folder, or a URL of a bucket.
+type BackupPlace string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *BackupPlace) UnmarshalText(b []byte) error {
+	*p = BackupPlace(b)
+	_, _, err := p.bucket()
+	return err
+}
+
+// bucket returns the bucket that the place is, if it is one.
+func (p BackupPlace) bucket() (opts s3.Options, ok bool, err error) {
+	if !strings.HasPrefix(string(p), "s3:") {
+		return opts, false, nil
+	}
+	u, err := url.Parse(string(p))
+	if err != nil || u.Scheme != "s3" || u.Host == "" || u.User != nil || u.Fragment != "" {
+		return opts, false, errors.New("this is no bucket: write s3://BUCKET/PREFIX?endpoint=https://HOST&region=REGION, without credentials")
+	}
+	opts = s3.Options{Bucket: u.Host}
+	if opts.Prefix = strings.Trim(u.Path, "/"); opts.Prefix != "" {
+		opts.Prefix += "/"
+	}
+	values, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return opts, false, errors.New("what follows the question mark is not of the form NAME=VALUE&NAME=VALUE")
+	}
+	for name := range values {
+		value := values.Get(name)
+		switch name {
+		case "endpoint":
+			opts.Endpoint = value
+		case "region":
+			opts.Region = value
+		case "ca_file":
+			opts.CAFile = value
+		case "storage_class":
+			opts.StorageClass = value
+		case "profile":
+			opts.Profile = value
+		case "path_style":
+			switch value {
+			case "on":
+				opts.PathStyle = s3.PathStyleOn
+			case "off":
+				opts.PathStyle = s3.PathStyleOff
+			default:
+				return opts, false, errors.New("path_style must be on or off")
+			}
+		default:
+			return opts, false, fmt.Errorf("a bucket has no %q: there are endpoint, region, ca_file, storage_class, profile and path_style", name)
+		}
+	}
+	if opts.Endpoint == "" && opts.Region == "" {
+		return opts, false, errors.New("a region is needed where no endpoint is given, such as s3://BUCKET?region=eu-central-1")
+	}
+	return opts, true, nil
+}
+
+// IsBucket tells whether the place is a bucket.
+func (p BackupPlace) IsBucket() bool {
+	_, ok, err := p.bucket()
+	return ok && err == nil
+}
+
+// Open opens the store of the backups. A folder is made if it is missing.
+func (p BackupPlace) Open(ctx context.Context) (blob.Store, error) {
+	opts, ok, err := p.bucket()
+	if err != nil {
+		return nil, fmt.Errorf("backup %s: %w", p, err)
+	}
+	if ok {
+		store, err := s3.Open(ctx, opts)
+		if err != nil {
+			return nil, err
+		}
+		return store, nil
+	}
+	store, err := fs.Open(filepath.Clean(string(p)), fs.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return store, nil
+}
+
+// backupCopies is how many blobs a backup copies at a time.
+const backupCopies = 4
+
+// BackUp makes a set of backups now, unless a process of the registry is at it already, and then deletes old sets, if keep is not 0. lost is
+// called for each blob whose bytes the registry has lost.
+func BackUp(ctx context.Context, storage *Storage, target blob.Store, keep int, log *slog.Logger, lost func(digest, what string)) (set backup.Set, err error) {
+	work := func(ctx context.Context) (string, error) {
+		set, err = backUp(ctx, storage, target, keep, lost)
+		return backupResult(set), err
+	}
+	ran, failed := job.New(storage.DB, job.Options{Log: log}).Now(ctx, job.Job{Name: meta.BackupJob, Run: work})
+	switch {
+	case failed != nil:
+		return set, failed
+	case !ran:
+		return set, errors.New("another process is making a backup of this registry, or was killed in the middle of one less than a minute ago")
+	case err == nil && set.Name == "":
+		err = errors.New("the lease on the backup was lost: the database could not be reached in time")
+	}
+	return set, err
+}
+
+func backUp(ctx context.Context, storage *Storage, target blob.Store, keep int, lost func(digest, what string)) (backup.Set, error) {
+	set, err := backup.Create(ctx, backup.Options{DB: storage.DB, Blobs: storage.Blobs, Target: target, Parallel: backupCopies, Lost: lost})
+	if err != nil || keep == 0 {
+		return set, err
+	}
+	if _, err := backup.Prune(ctx, target, backup.PruneOptions{Keep: keep, Settled: backup.Settled(time.Now())}); err != nil {
+		return set, fmt.Errorf("the set is made, but old ones cannot be deleted: %w", err)
+	}
+	return set, nil
+}
+
+func backupResult(s backup.Set) string {
+	if s.Name == "" {
+		return ""
+	}
+	return fmt.Sprintf("set %s: %d blobs of %d bytes, %d of %d bytes new, %d lost", s.Name, s.Blobs, s.Bytes, s.Copied, s.CopiedBytes, s.Lost)
+}
+
+// backupEvery is the periodic job that makes backups.
+func backupEvery(cfg *Config, log *slog.Logger, storage *Storage) job.Job {
+	return job.Job{Name: meta.BackupJob, Every: cfg.Backup.Interval.D(), Run: func(ctx context.Context) (string, error) {
+		target, err := cfg.Backup.To.Open(ctx)
+		if err == nil {
+			defer closeStore(target)
+			var set backup.Set
+			set, err = backUp(ctx, storage, target, cfg.Backup.Keep, func(digest, what string) {
+				log.Error("a blob cannot be backed up, its bytes are lost: push an image that has it again", "digest", digest, "what", what)
+			})
+			if err == nil {
+				log.Info("backed up", "set", set.Name, "blobs", set.Blobs, "bytes", set.Bytes, "copied", set.Copied, "copied_bytes", set.CopiedBytes, "lost", set.Lost)
+				return backupResult(set), nil
+			}
+		}
+		if ctx.Err() == nil {
+			log.Error("backup failed", "error", err)
+		}
+		return "", err
+	}}
+}
+
+// closeStore gives back what a store has opened.
+func closeStore(store blob.Store) {
+	if s, ok := store.(interface{ Close() }); ok {
+		s.Close()
+	}
+}
