@@ -14,7 +14,7 @@ import (
 // SQLite makes one change after the other. PostgreSQL makes many at a time (READ COMMITTED), so a change takes locks on
 // what it relies on, until it ends. In the order in which they are taken:
 //
-//   - The repository's row, FOR NO KEY UPDATE: who changes manifests or tags of a repository, or drops it. So the marks of
+//   - The repository's row, FOR NO KEY UPDATE: who changes manifests or tags of a repository, or its trash, or drops it. So the marks of
 //     what manifests need (unreferenced_since), a condition on a tag and the order of the tag log are right. Pushes of
 //     blobs go on meanwhile: the foreign key's lock on the same row does not conflict.
 //   - The row of a quota, FOR NO KEY UPDATE: who adds anything to an organization that has one. So what is used does not grow between
