@@ -68,22 +68,20 @@ END;
 
 CREATE TRIGGER link_insert_counted AFTER INSERT ON repository_blob BEGIN
   INSERT INTO organization_blob (organization, blob_id, links)
-    SELECT substr(name, 1, instr(name || '/', '/') - 1), NEW.blob_id, 1 FROM repository WHERE id = NEW.repository_id
+    VALUES ((SELECT substr(name, 1, instr(name || '/', '/') - 1) FROM repository WHERE id = NEW.repository_id), NEW.blob_id, 1)
     ON CONFLICT (organization, blob_id) DO UPDATE SET links = links + 1;
-  UPDATE organization_usage SET bytes = bytes + c.size, deduplicated = deduplicated + CASE c.links WHEN 1 THEN c.size ELSE 0 END
-    FROM (SELECT o.organization, o.links, b.size FROM repository r CROSS JOIN blob b CROSS JOIN organization_blob o
-      WHERE r.id = NEW.repository_id AND b.id = NEW.blob_id
-      AND o.organization = substr(r.name, 1, instr(r.name || '/', '/') - 1) AND o.blob_id = b.id) AS c
-    WHERE c.organization = organization_usage.organization;
+  UPDATE organization_usage SET bytes = bytes + (SELECT size FROM blob WHERE id = NEW.blob_id),
+    deduplicated = deduplicated + (SELECT CASE o.links WHEN 1 THEN b.size ELSE 0 END FROM blob b CROSS JOIN organization_blob o
+      WHERE b.id = NEW.blob_id AND o.organization = organization_usage.organization AND o.blob_id = NEW.blob_id)
+    WHERE organization = (SELECT substr(name, 1, instr(name || '/', '/') - 1) FROM repository WHERE id = NEW.repository_id);
 END;
 CREATE TRIGGER link_delete_counted AFTER DELETE ON repository_blob BEGIN
   UPDATE organization_blob SET links = links - 1 WHERE blob_id = OLD.blob_id
     AND organization = (SELECT substr(name, 1, instr(name || '/', '/') - 1) FROM repository WHERE id = OLD.repository_id);
-  UPDATE organization_usage SET bytes = bytes - c.size, deduplicated = deduplicated - CASE c.links WHEN 0 THEN c.size ELSE 0 END
-    FROM (SELECT o.organization, o.links, b.size FROM repository r CROSS JOIN blob b CROSS JOIN organization_blob o
-      WHERE r.id = OLD.repository_id AND b.id = OLD.blob_id
-      AND o.organization = substr(r.name, 1, instr(r.name || '/', '/') - 1) AND o.blob_id = b.id) AS c
-    WHERE c.organization = organization_usage.organization;
+  UPDATE organization_usage SET bytes = bytes - (SELECT size FROM blob WHERE id = OLD.blob_id),
+    deduplicated = deduplicated - (SELECT CASE o.links WHEN 0 THEN b.size ELSE 0 END FROM blob b CROSS JOIN organization_blob o
+      WHERE b.id = OLD.blob_id AND o.organization = organization_usage.organization AND o.blob_id = OLD.blob_id)
+    WHERE organization = (SELECT substr(name, 1, instr(name || '/', '/') - 1) FROM repository WHERE id = OLD.repository_id);
   DELETE FROM organization_blob WHERE blob_id = OLD.blob_id AND links = 0
     AND organization = (SELECT substr(name, 1, instr(name || '/', '/') - 1) FROM repository WHERE id = OLD.repository_id);
 END;
