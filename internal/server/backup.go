@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,6 +107,10 @@ func (p BackupPlace) Open(ctx context.Context) (blob.Store, error) {
 // backupCopies is how many blobs a backup copies at a time.
 const backupCopies = 4
 
+// backupLease is how long a process that is killed in the middle of a backup keeps others from making one, and the collector from
+// deleting bytes.
+const backupLease = 30 * time.Second
+
 // BackUp makes a set of backups now, unless a process of the registry is at it already, and then deletes old sets, if keep is not 0. lost is
 // called for each blob whose bytes the registry has lost.
 func BackUp(ctx context.Context, storage *Storage, target blob.Store, keep int, log *slog.Logger, lost func(digest, what string)) (set backup.Set, err error) {
@@ -113,12 +118,22 @@ func BackUp(ctx context.Context, storage *Storage, target blob.Store, keep int, 
 		set, err = backUp(ctx, storage, target, keep, lost)
 		return backupResult(set), err
 	}
-	ran, failed := job.New(storage.DB, job.Options{Log: log}).Now(ctx, job.Job{Name: meta.BackupJob, Run: work})
+	runner := job.New(storage.DB, job.Options{Log: log, Lease: backupLease})
+	ran, failed := false, error(nil)
+	// One that was killed has the lease for a while.
+	for give := time.Now().Add(2 * backupLease); !ran && failed == nil && time.Now().Before(give) && ctx.Err() == nil; {
+		if ran, failed = runner.Now(ctx, job.Job{Name: meta.BackupJob, Run: work}); !ran && failed == nil {
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	}
 	switch {
 	case failed != nil:
 		return set, failed
 	case !ran:
-		return set, errors.New("another process is making a backup of this registry, or was killed in the middle of one less than a minute ago")
+		return set, cmp.Or(ctx.Err(), errors.New("another process is making a backup of this registry"))
 	case err == nil && set.Name == "":
 		err = errors.New("the lease on the backup was lost: the database could not be reached in time")
 	}

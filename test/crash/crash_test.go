@@ -150,7 +150,10 @@ func dataFiles(t *testing.T, dir string) (keys []string) {
 	t.Helper()
 	root := filepath.Join(dir, "data", "blobs")
 	err := filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() {
+		if err == nil && path == filepath.Join(root, "journal") {
+			return filepath.SkipDir
+		}
+		if err == nil && e.Type().IsRegular() && e.Name()[0] != '.' {
 			key, _ := filepath.Rel(root, path)
 			keys = append(keys, filepath.ToSlash(key))
 		}

@@ -183,8 +183,12 @@ func metric(t testing.TB, s *harness.Server, name string) float64 {
 // objects returns the files of the blob store in a data folder.
 func objects(t testing.TB, dir string) (paths []string) {
 	t.Helper()
-	err := filepath.WalkDir(filepath.Join(dir, "data", "blobs"), func(path string, e os.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() {
+	root := filepath.Join(dir, "data", "blobs")
+	err := filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
+		if err == nil && path == filepath.Join(root, "journal") {
+			return filepath.SkipDir
+		}
+		if err == nil && e.Type().IsRegular() && e.Name()[0] != '.' {
 			paths = append(paths, path)
 		}
 		return err
