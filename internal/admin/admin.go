@@ -136,6 +136,7 @@ var contentRoutes = slices.Concat(
 	[]route{{"GET", "freezes", rightRegistry, "", (*Handler).listFreezes}},
 	policyRoutes("", rightRegistry),
 	policyRoutes("organizations/{organization}/", rightOrganization),
+	jobRoutes,
 )
 
 // content tells whether a row is of contentRoutes.

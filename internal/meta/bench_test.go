@@ -209,7 +209,7 @@ func BenchmarkFacts(b *testing.B) {
 			}
 		}
 		must(b, db.Analyze(b.Context()))
-		plain := &DB{engine: db.engine, statements: new(atomic.Int64), dialect: db.dialect, read: db.read}
+		plain := &DB{engine: db.engine, statements: new(atomic.Int64), rows: new(atomic.Int64), dialect: db.dialect, read: db.read}
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			var next atomic.Int64

@@ -20,6 +20,8 @@ var leftOut = map[string]string{
 	"total":            "kept by triggers",
 	"upload":           "clients begin again",
 	"doomed_object":    "bytes that stay behind",
+	"damaged_blob":     "tells of objects that stay behind; what cannot be copied is not moved",
+	"verified_blobs":   "tells of objects that stay behind",
 	"moved_object":     "is there during a move only",
 }
 

@@ -147,7 +147,8 @@ rate_limits:
   exempt_accounts: [deploy, team+ci]
 timeouts: {idle: 2m, header: 5s, keep_alive: 1h30m, stop: 0s}
 uploads: {expire: 7d}
-collection: {interval: 0s, grace: 36h}
+collection: {interval: 0s, grace: 36h, window: "22:00-06:00", rate: 50}
+scrub: {interval: 7d, rate: 1MiB, window: "01:30-05:00", replica: "https://mirror.example.com", replica_user: me, replica_password: RP}
 log: {level: warn, format: json, access: false}
 metrics: {listen: "127.0.0.1:9000", token: abc, profiles: true}
 auth:
@@ -178,6 +179,8 @@ auth:
 		"BERTH_RATE_LIMITS_EXEMPT_NETWORKS=10.0.0.0/8,::1", "BERTH_RATE_LIMITS_EXEMPT_ACCOUNTS=deploy, team+ci",
 		"BERTH_LIMITS_CONNECTIONS=9", "BERTH_TIMEOUTS_IDLE=2m", "BERTH_TIMEOUTS_HEADER=5s", "BERTH_TIMEOUTS_KEEP_ALIVE=1h30m",
 		"BERTH_TIMEOUTS_STOP=0s", "BERTH_UPLOADS_EXPIRE=7d", "BERTH_COLLECTION_INTERVAL=0s", "BERTH_COLLECTION_GRACE=36h",
+		"BERTH_COLLECTION_WINDOW=22:00-06:00", "BERTH_COLLECTION_RATE=50", "BERTH_SCRUB_INTERVAL=7d", "BERTH_SCRUB_RATE=1MiB", "BERTH_SCRUB_WINDOW=01:30-05:00",
+		"BERTH_SCRUB_REPLICA=https://mirror.example.com", "BERTH_SCRUB_REPLICA_USER=me", "BERTH_SCRUB_REPLICA_PASSWORD=RP",
 		"BERTH_LOG_LEVEL=warn", "BERTH_LOG_FORMAT=json", "BERTH_LOG_ACCESS=false",
 		"BERTH_METRICS_LISTEN=127.0.0.1:9000", "BERTH_METRICS_TOKEN=abc", "BERTH_METRICS_PROFILES=true",
 		"BERTH_DATABASE=postgres://berth:s3cret@db.example.com/berth", "BERTH_DATABASE_POOL_CONNECTIONS=7", "BERTH_DATABASE_POOL_TIMEOUT=3s",

@@ -21,6 +21,7 @@ import (
 	"github.com/berthregistry/berth/internal/job"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/registry"
+	"github.com/berthregistry/berth/internal/scrub"
 	"github.com/berthregistry/berth/internal/signin"
 	"github.com/berthregistry/berth/internal/token"
 	"github.com/berthregistry/berth/internal/web"
@@ -64,7 +65,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	})
 	observeStorage(metrics, db)
 	observeDatabase(metrics, db)
-	metrics.registry.MustRegister(jobMetrics{db})
+	metrics.registry.MustRegister(jobMetrics{db}, scrubMetrics{db})
 
 	server := web.NewServer(web.Options{
 		Log:            log,
@@ -125,18 +126,23 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	if authority != nil {
 		background.Go(func() { authority.Run(ctx) })
 	}
-	var jobs []job.Job
-	if cfg.Collection.Interval > 0 {
-		collector := gc.New(db, store, gc.Options{
-			Log:          log,
-			Grace:        cfg.Collection.Grace.D(),
-			UploadExpiry: cfg.Uploads.Expire.D(),
-			Observe:      observeCollection(metrics),
-		})
-		jobs = append(jobs, job.Job{Name: "collection", Every: cfg.Collection.Interval.D(), Run: collector.Run})
-		if bucket, ok := store.(*s3.Store); ok {
-			jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
-		}
+	collector := gc.New(db, store, gc.Options{
+		Log:          log,
+		Grace:        cfg.Collection.Grace.D(),
+		UploadExpiry: cfg.Uploads.Expire.D(),
+		Rate:         cfg.Collection.Rate,
+		Observe:      observeCollection(metrics),
+	})
+	scrubber, err := newScrubber(cfg, db, store, log, metrics)
+	if err != nil {
+		return nil, nil, errors.Join(err, storage.Close())
+	}
+	jobs := []job.Job{
+		{Name: gc.Job, Every: cfg.Collection.Interval.orNever(), Window: cfg.Collection.Window.Window, Run: collector.Run},
+		{Name: scrub.Job, Every: cfg.Scrub.Interval.orNever(), Window: cfg.Scrub.Window.Window, Run: scrubber.Run},
+	}
+	if bucket, ok := store.(*s3.Store); ok && cfg.Collection.Interval > 0 {
+		jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
 	}
 	if accounts != nil {
 		for _, to := range receivers {
@@ -148,7 +154,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 			jobs = append(jobs, job.Job{Name: "accounts", Every: cfg.Auth.SyncInterval.D(), Run: accounts.Sync})
 		}
 	}
-	if len(jobs) > 0 && !cfg.ReadOnly {
+	if !cfg.ReadOnly {
 		background.Go(func() { runner.Run(ctx, jobs...) })
 	}
 	return server.Handler(routes(protocol, tokens, management, people)), func() error {
