@@ -120,7 +120,7 @@ func (c *Collector) Run(ctx context.Context) (result string, err error) {
 		state = State{&Progress{Began: time.Now()}, state.Last}
 	}
 	before := *state.Pass
-	save := func() error {
+	save := func(ctx context.Context) error {
 		b, err := json.Marshal(state)
 		if err != nil {
 			return err
@@ -137,12 +137,15 @@ func (c *Collector) Run(ctx context.Context) (result string, err error) {
 		state.Pass.add(r)
 		if time.Since(saved) >= checkpoint {
 			saved = time.Now()
-			save() // if this fails, so does what comes next
+			save(ctx) // if this fails, so does what comes next
 		}
 	}
 	err = p.collect(ctx)
 	took := time.Since(start)
 	if ctx.Err() != nil {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpoint)
+		defer cancel()
+		save(last) // else a few counts are lost
 		return "", ctx.Err()
 	}
 	if c.opts.Observe != nil {
@@ -161,7 +164,7 @@ func (c *Collector) Run(ctx context.Context) (result string, err error) {
 		state.Pass.Ended = time.Now()
 		state = State{Last: state.Pass}
 	}
-	err = errors.Join(err, save())
+	err = errors.Join(err, save(ctx))
 	return fmt.Sprintf("%d blobs of %d bytes, %d uploads, %d orphans", res.Blobs, res.Bytes, res.Uploads, res.Orphans), err
 }
 
