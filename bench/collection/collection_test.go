@@ -40,8 +40,8 @@ var (
 
 func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
 
-// start serves the data in dir, where nothing is collected unless somebody asks for it.
-func start(t *testing.T, dir string) (s *harness.Server, metrics string) {
+// start serves the data in dir for the nth time, where nothing is collected unless somebody asks for it.
+func start(t *testing.T, dir string, nth int) (s *harness.Server, metrics string) {
 	t.Helper()
 	s, err := harness.StartServer(harness.Binary(t), dir, harness.Settings{Env: []string{
 		"BERTH_COLLECTION_INTERVAL=0s", "BERTH_COLLECTION_GRACE=1h", "BERTH_LOG_ACCESS=false", "BERTH_METRICS_LISTEN=127.0.0.1:0"}})
@@ -50,13 +50,13 @@ func start(t *testing.T, dir string) (s *harness.Server, metrics string) {
 	}
 	all := regexp.MustCompile(`msg="serving metrics" address=(\S+)`).FindAllStringSubmatch(s.Log(), -1)
 	for range 500 {
-		if len(all) > 0 {
+		if len(all) >= nth {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
 		all = regexp.MustCompile(`msg="serving metrics" address=(\S+)`).FindAllStringSubmatch(s.Log(), -1)
 	}
-	if len(all) == 0 {
+	if len(all) < nth {
 		t.Fatal("the server says nothing of its metrics")
 	}
 	return s, "http://" + all[len(all)-1][1] + "/metrics"
@@ -207,14 +207,14 @@ type status struct {
 func TestCollectionFollowsGarbage(t *testing.T) {
 	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = 4 * *clients
 	dir := t.TempDir()
-	s, _ := start(t, dir)
+	s, _ := start(t, dir, 1)
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	filled := time.Now()
 	fill(t, filepath.Join(dir, "data", "berth.db"), *blobs, *garbage)
 	t.Logf("%d blobs were made in %s", *blobs, time.Since(filled).Round(time.Second))
-	s, metrics := start(t, dir)
+	s, metrics := start(t, dir, 2)
 	defer func() {
 		if err := s.Stop(); err != nil {
 			t.Error(err)
