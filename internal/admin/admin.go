@@ -155,6 +155,7 @@ var policies = slices.Concat(
 	policyRoutes("organizations/{organization}/", rightOrganization),
 	usageRoutes,
 	quotaRoutes,
+	jobRoutes,
 )
 
 // isPolicy tells whether a row is of policies.

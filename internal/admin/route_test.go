@@ -130,6 +130,16 @@ var routeTests = []struct {
 	{"POST", "organizations/{organization}/robots/{robot}/trust", "organizations/team/robots/deploy/trust", trustExample, 201, owners},
 	{"DELETE", "organizations/{organization}/robots/{robot}/trust/{id}", "organizations/team/robots/deploy/trust/{deployTrust}", "", 204, owners},
 
+	{"GET", "collection", "collection", "", 200, administrators},
+	{"POST", "collection/run", "collection/run", "{}", 204, administrators},
+	{"POST", "collection/pause", "collection/pause", "{}", 204, administrators},
+	{"POST", "collection/resume", "collection/resume", "{}", 204, administrators},
+	{"GET", "scrub", "scrub", "", 200, administrators},
+	{"GET", "scrub/damaged", "scrub/damaged", "", 200, administrators},
+	{"POST", "scrub/run", "scrub/run", "{}", 204, administrators},
+	{"POST", "scrub/pause", "scrub/pause", "{}", 204, administrators},
+	{"POST", "scrub/resume", "scrub/resume", "{}", 204, administrators},
+
 	{"GET", "grants", "grants", "", 200, administrators},
 	{"POST", "grants", "grants", `{"account":"person","role":"reader"}`, 201, administrators},
 	{"DELETE", "grants/{id}", "grants/{grantEverywhere}", "", 204, administrators},

@@ -214,6 +214,15 @@ func (c *check) blobs(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			if what == "" && b.Known != "" && c.opts.Deep {
+				if err := c.found(false, "blob "+b.Digest, fmt.Sprintf("it is marked as %s, but its bytes are right", b.Known),
+					func() error { return c.db.ClearDamage(ctx, b.ID) }); err != nil {
+					return err
+				}
+			}
+			if what == "" && b.Known != "" && !c.opts.Deep {
+				what = fmt.Sprintf("it was found %s by a scrub", b.Known)
+			}
 			if what == "" {
 				continue
 			}
@@ -222,8 +231,10 @@ func (c *check) blobs(ctx context.Context) error {
 				what += "; a manifest needs it, so push it again"
 				mend = nil
 				if wrong && c.opts.Repair {
-					// The server judges bytes by their count. It would go on giving these out, and keep
-					// them when the right ones are pushed.
+					// From here on the server gives these bytes out no more, and replaces them when the right ones are pushed.
+					if _, err := c.db.MarkDamaged(ctx, b.ID, b.Key, meta.Rotten, what, time.Now()); err != nil {
+						return fmt.Errorf("mark blob %s: %w", b.Digest, err)
+					}
 					if err := c.store.Delete(ctx, b.Key); err != nil {
 						return fmt.Errorf("delete the wrong bytes of blob %s: %w", b.Digest, err)
 					}

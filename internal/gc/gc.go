@@ -10,14 +10,21 @@ package gc
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/meta"
 )
+
+// Job is the name of the job that collects.
+const Job = "collection"
 
 // Options configure a Collector.
 type Options struct {
@@ -29,20 +36,59 @@ type Options struct {
 	UploadExpiry time.Duration
 	// TrashKeep is how long a deleted manifest stays in the trash. The grace period of its blobs begins then.
 	TrashKeep time.Duration
-	// Observe, if not nil, is told of each pass that has ended.
-	Observe func(Result, time.Duration, error)
+	// Rate is how many blobs, uploads and objects to take away in a second at most; 0 for no limit.
+	Rate int
+	// Observe, if not nil, is told of each run that has ended, and of what it alone did.
+	Observe func(Progress, time.Duration, error)
 }
 
 // Result says what a pass took away.
 type Result struct {
-	Links        int64 // blobs taken from repositories
-	Blobs        int64 // blobs that no repository had any more
-	Bytes        int64 // of those blobs
-	Repositories int64 // left empty
-	Uploads      int64 // expired sessions
-	Trash        int64 // manifests that had been deleted
-	Objects      int64 // objects deleted from the blob store
-	Orphans      int64 // of these, the ones that no row had spoken of
+	Links        int64 `json:"links"`        // blobs taken from repositories
+	Blobs        int64 `json:"blobs"`        // blobs that no repository had any more
+	Bytes        int64 `json:"bytes"`        // of those blobs
+	Repositories int64 `json:"repositories"` // left empty
+	Uploads      int64 `json:"uploads"`      // expired sessions
+	Trash        int64 `json:"trash"`        // manifests that had been deleted
+	Objects      int64 `json:"objects"`      // objects deleted from the blob store
+	Orphans      int64 `json:"orphans"`      // of these, the ones that no row had spoken of
+}
+
+func (r *Result) add(o Result) {
+	r.Links += o.Links
+	r.Blobs += o.Blobs
+	r.Bytes += o.Bytes
+	r.Repositories += o.Repositories
+	r.Uploads += o.Uploads
+	r.Trash += o.Trash
+	r.Objects += o.Objects
+	r.Orphans += o.Orphans
+}
+
+// Progress is how far a pass is.
+type Progress struct {
+	Began time.Time `json:"began"`
+	Ended time.Time `json:"ended,omitzero"`
+	Result
+	Rows int64 `json:"rows"` // that the database returned to it
+}
+
+// State is how far the collection is, as the row of the job has it.
+type State struct {
+	// Pass is the one under way, if there is one.
+	Pass *Progress `json:"pass,omitempty"`
+	// Last is the last one that has ended, if there is one.
+	Last *Progress `json:"last,omitempty"`
+}
+
+// StateOf returns what a job's row says.
+func StateOf(j meta.Job) (State, error) {
+	var s State
+	if j.State == "" {
+		return s, nil
+	}
+	err := json.Unmarshal([]byte(j.State), &s)
+	return s, err
 }
 
 // Collector removes garbage. Passes that run at the same time, on several nodes, do each other no harm.
@@ -50,23 +96,64 @@ type Collector struct {
 	db    *meta.DB
 	store blob.Store
 	opts  Options
+	limit *rate.Limiter
+	batch int
 }
 
 // New returns a Collector.
 func New(db *meta.DB, store blob.Store, opts Options) *Collector {
-	return &Collector{db, store, opts}
+	c := &Collector{db, store, opts, rate.NewLimiter(rate.Inf, 0), maxBatch}
+	if opts.Rate > 0 {
+		c.batch = max(20, min(opts.Rate, maxBatch)) // a few that are in use do not keep the rest
+		c.limit = rate.NewLimiter(rate.Limit(opts.Rate), c.batch)
+	}
+	return c
 }
 
-// Run makes a pass as a periodic job, and says in a few words what it took away.
+// checkpoint is how often it is noted how far a pass is.
+const checkpoint = 5 * time.Second
+
+// Run makes a pass as a periodic job, or goes on with one that was not ended, and says in a few words what it took away.
 func (c *Collector) Run(ctx context.Context) (result string, err error) {
-	start := time.Now()
-	res, err := c.Collect(ctx)
+	j, err := c.db.Job(ctx, Job)
+	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+		return "", err
+	}
+	state, err := StateOf(j)
+	if err != nil || state.Pass == nil { // of a state that cannot be read, nothing but counts is lost
+		state = State{&Progress{Began: time.Now()}, state.Last}
+	}
+	before := *state.Pass
+	save := func(ctx context.Context) error {
+		b, err := json.Marshal(state)
+		if err != nil {
+			return err
+		}
+		return c.db.SetJobState(ctx, Job, string(b))
+	}
+	start, saved := time.Now(), time.Now()
+	var res Result
+	var rows atomic.Int64
+	p := &pass{Collector: c, db: c.db.Counting(&rows)}
+	p.note = func(r Result) {
+		res = r
+		state.Pass.Result, state.Pass.Rows = before.Result, before.Rows+rows.Load()
+		state.Pass.add(r)
+		if time.Since(saved) >= checkpoint {
+			saved = time.Now()
+			save(ctx) // if this fails, so does what comes next
+		}
+	}
+	err = p.collect(ctx)
 	took := time.Since(start)
 	if ctx.Err() != nil {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpoint)
+		defer cancel()
+		save(last) // else a few counts are lost
 		return "", ctx.Err()
 	}
 	if c.opts.Observe != nil {
-		c.opts.Observe(res, took, err)
+		c.opts.Observe(Progress{Began: start, Result: res, Rows: rows.Load()}, took, err)
 	}
 	switch {
 	case err != nil:
@@ -74,37 +161,57 @@ func (c *Collector) Run(ctx context.Context) (result string, err error) {
 	case res != Result{}:
 		c.opts.Log.Info("collected", "links", res.Links, "blobs", res.Blobs, "bytes", res.Bytes,
 			"repositories", res.Repositories, "uploads", res.Uploads, "trash", res.Trash, "objects", res.Objects,
-			"orphans", res.Orphans, "took", took)
+			"orphans", res.Orphans, "rows", rows.Load(), "took", took)
 	}
+	res = state.Pass.Result
+	if err == nil {
+		state.Pass.Ended = time.Now()
+		state = State{Last: state.Pass}
+	}
+	err = errors.Join(err, save(ctx))
 	return fmt.Sprintf("%d blobs of %d bytes, %d uploads, %d orphans, %d deleted manifests", res.Blobs, res.Bytes, res.Uploads, res.Orphans, res.Trash), err
 }
 
-// batch bounds what one transaction takes away, so that pushes wait only briefly.
-const batch = 200
+// maxBatch bounds what one transaction takes away, so that pushes wait only briefly.
+const maxBatch = 200
 
 // Collect makes one pass. Stopped at any point, it leaves nothing but work for the next. A step that fails does not keep
 // the others from being made.
 func (c *Collector) Collect(ctx context.Context) (Result, error) {
-	var res Result
+	p := &pass{Collector: c, db: c.db, note: func(Result) {}}
+	err := p.collect(ctx)
+	return p.res, err
+}
+
+// pass is one pass.
+type pass struct {
+	*Collector
+	db   *meta.DB
+	res  Result
+	note func(Result) // is told of what was done so far, again and again
+}
+
+func (c *pass) collect(ctx context.Context) error {
 	var failed error
-	for _, step := range []func(context.Context, *Result) error{c.trash, c.blobs, c.uploads, c.doomed, c.orphans, c.doomed} {
-		err := step(ctx, &res)
+	for _, step := range []func(context.Context) error{c.trash, c.blobs, c.uploads, c.doomed, c.orphans, c.doomed} {
+		err := step(ctx)
 		failed = errors.Join(failed, err)
+		c.note(c.res)
 		if ctx.Err() != nil || errors.Is(err, blob.ErrUnavailable) || errors.Is(err, meta.ErrUnavailable) {
 			break
 		}
 	}
-	return res, failed
+	return failed
 }
 
 // blobs takes unreferenced blobs from their repositories.
-func (c *Collector) blobs(ctx context.Context, res *Result) error {
+func (c *pass) blobs(ctx context.Context) error {
 	now := time.Now()
 	// Who asks for a blob in the first quarter of its grace period is not noted
 	// (registry.CheckBlob), but can rely on it for a whole period, too.
 	before := now.Add(-c.opts.Grace - c.opts.Grace/4)
 	for {
-		links, err := c.db.UnreferencedBlobs(ctx, before, batch)
+		links, err := c.db.UnreferencedBlobs(ctx, before, c.batch)
 		if err != nil {
 			return fmt.Errorf("find unreferenced blobs: %w", err)
 		}
@@ -115,26 +222,30 @@ func (c *Collector) blobs(ctx context.Context, res *Result) error {
 		if err != nil {
 			return fmt.Errorf("collect blobs: %w", err)
 		}
-		res.Links += got.Links
-		res.Blobs += got.Blobs
-		res.Bytes += got.Bytes
-		res.Repositories += got.Repositories
-		if got.Links == 0 || len(links) < batch {
+		c.res.Links += got.Links
+		c.res.Blobs += got.Blobs
+		c.res.Bytes += got.Bytes
+		c.res.Repositories += got.Repositories
+		c.note(c.res)
+		if err := c.limit.WaitN(ctx, int(got.Links)); err != nil {
+			return err
+		}
+		if got.Links == 0 || len(links) < c.batch {
 			return nil // what is left is in use again
 		}
 	}
 }
 
 // trash empties the trash of what has been there long enough.
-func (c *Collector) trash(ctx context.Context, res *Result) error {
+func (c *pass) trash(ctx context.Context) error {
 	for {
 		now := time.Now()
-		e, err := c.db.ExpireTrash(ctx, now.Add(-c.opts.TrashKeep), batch, now)
+		e, err := c.db.ExpireTrash(ctx, now.Add(-c.opts.TrashKeep), c.batch, now)
 		if err != nil {
 			return fmt.Errorf("empty the trash: %w", err)
 		}
-		res.Trash += e.Manifests
-		res.Repositories += e.Repositories
+		c.res.Trash += e.Manifests
+		c.res.Repositories += e.Repositories
 		if e.Manifests == 0 {
 			return nil
 		}
@@ -142,15 +253,19 @@ func (c *Collector) trash(ctx context.Context, res *Result) error {
 }
 
 // uploads ends sessions that nobody uses.
-func (c *Collector) uploads(ctx context.Context, res *Result) error {
+func (c *pass) uploads(ctx context.Context) error {
 	for {
 		now := time.Now()
-		n, err := c.db.ExpireUploads(ctx, now.Add(-c.opts.UploadExpiry), batch, now)
+		n, err := c.db.ExpireUploads(ctx, now.Add(-c.opts.UploadExpiry), c.batch, now)
 		if err != nil {
 			return fmt.Errorf("expire uploads: %w", err)
 		}
-		res.Uploads += int64(n)
-		if n < batch {
+		c.res.Uploads += int64(n)
+		c.note(c.res)
+		if err := c.limit.WaitN(ctx, n); err != nil {
+			return err
+		}
+		if n < c.batch {
 			return nil
 		}
 	}
@@ -159,10 +274,10 @@ func (c *Collector) uploads(ctx context.Context, res *Result) error {
 // doomed deletes the bytes whose rows are gone, unless a backup runs: it may have seen the rows. A crash between the delete and
 // the note of it makes the next pass delete once more, which does nothing. What cannot be deleted does not keep
 // the rest.
-func (c *Collector) doomed(ctx context.Context, res *Result) error {
+func (c *pass) doomed(ctx context.Context) error {
 	var failed error
 	for after := ""; ; {
-		keys, err := c.db.Doomed(ctx, after, batch)
+		keys, err := c.db.Doomed(ctx, after, c.batch)
 		if err != nil {
 			return errors.Join(failed, fmt.Errorf("find doomed objects: %w", err))
 		}
@@ -192,7 +307,11 @@ func (c *Collector) doomed(ctx context.Context, res *Result) error {
 				return errors.Join(failed, fmt.Errorf("note deleted objects: %w", err))
 			}
 		}
-		res.Objects += int64(len(gone))
+		c.res.Objects += int64(len(gone))
+		c.note(c.res)
+		if err := c.limit.WaitN(ctx, len(gone)); err != nil {
+			return errors.Join(failed, err)
+		}
 	}
 }
 
@@ -207,7 +326,7 @@ const sweptSetting = "swept_until"
 // orphans dooms objects that no row speaks of: what a crash left between the bytes
 // and the row. Keys carry the hour of their creation, so each hour is looked at once, when every
 // upload begun in it has either got a row or come to nothing.
-func (c *Collector) orphans(ctx context.Context, res *Result) error {
+func (c *pass) orphans(ctx context.Context) error {
 	until := Settled(time.Now(), c.opts.UploadExpiry, c.opts.Grace)
 	var from time.Time
 	v, err := c.db.Setting(ctx, sweptSetting)
@@ -217,9 +336,25 @@ func (c *Collector) orphans(ctx context.Context, res *Result) error {
 	case err != nil && !errors.Is(err, meta.ErrNotFound):
 		return fmt.Errorf("read how far the storage is swept: %w", err)
 	}
-	if !from.Before(until) {
-		return nil
+	// By days, so that a pass that is stopped goes on where it was.
+	for from.Before(until) {
+		next := until
+		if day := from.Add(24 * time.Hour); !from.IsZero() && day.Before(until) {
+			next = day
+		}
+		if err := c.sweep(ctx, from, next); err != nil {
+			return err
+		}
+		if err := c.db.SetSetting(ctx, sweptSetting, binary.BigEndian.AppendUint64(nil, uint64(next.Unix()))); err != nil {
+			return fmt.Errorf("note how far the storage is swept: %w", err)
+		}
+		from = next
 	}
+	return nil
+}
+
+// sweep dooms the objects of some hours that no row speaks of.
+func (c *pass) sweep(ctx context.Context, from, until time.Time) error {
 	for info, err := range c.store.List(ctx, from, until) {
 		if err != nil {
 			return fmt.Errorf("list objects: %w", err)
@@ -236,11 +371,9 @@ func (c *Collector) orphans(ctx context.Context, res *Result) error {
 			return fmt.Errorf("doom object %s: %w", info.Key, err)
 		}
 		if orphan {
-			res.Orphans++
+			c.res.Orphans++
+			c.note(c.res)
 		}
-	}
-	if err := c.db.SetSetting(ctx, sweptSetting, binary.BigEndian.AppendUint64(nil, uint64(until.Unix()))); err != nil {
-		return fmt.Errorf("note how far the storage is swept: %w", err)
 	}
 	return nil
 }

@@ -17,6 +17,8 @@ type Blob struct {
 	// UnreferencedSince is when the grace period of a blob began that no manifest of the
 	// repository needs; zero if one does.
 	UnreferencedSince time.Time
+	// Damaged tells that the bytes are known to be lost or wrong.
+	Damaged bool
 }
 
 // Blob returns a blob that the repository has, or ErrNotFound. The result is
@@ -29,11 +31,11 @@ func (db *DB) Blob(ctx context.Context, r oci.Repository, d oci.Digest) (*Blob, 
 	version := db.cache.version(k)
 	b := &Blob{Digest: d}
 	var since *int64
-	err := db.queryRow(ctx, `SELECT b.size, b.storage_key, rb.unreferenced_since
+	err := db.queryRow(ctx, `SELECT b.size, b.storage_key, rb.unreferenced_since, `+isDamaged+`
 		FROM repository r
 		JOIN blob b ON b.digest = $2
 		JOIN repository_blob rb ON rb.repository_id = r.id AND rb.blob_id = b.id
-		WHERE r.name = $1`, string(r), d.String()).Scan(&b.Size, &b.Key, &since)
+		WHERE r.name = $1`, string(r), d.String()).Scan(&b.Size, &b.Key, &since, &b.Damaged)
 	if err != nil {
 		return nil, err
 	}
@@ -86,8 +88,9 @@ type NewBlob struct {
 // ExistsError says that the digest has an object already. The caller looks whether that is
 // whole and asks again.
 type ExistsError struct {
-	Key  string
-	Size int64
+	Key     string
+	Size    int64
+	Damaged bool // known to be broken
 }
 
 // Error implements error.
@@ -139,47 +142,62 @@ func (db *DB) CommitBlob(ctx context.Context, n NewBlob) error {
 
 // commitAgain decides which of two objects a digest keeps, and dooms the other.
 func (t *tx) commitAgain(n NewBlob) (blob int64, err error) {
-	text := `SELECT id, storage_key, size FROM blob WHERE digest = $1`
+	text := `SELECT b.id, b.storage_key, b.size, ` + isDamaged + ` FROM blob b WHERE b.digest = $1`
 	if n.Broken != "" {
-		text += t.locking("FOR UPDATE")
+		text += t.locking("FOR UPDATE OF b")
 	} // else the link that follows sees to it that the row is still there
 	var exists ExistsError
-	err = t.queryRow(text, n.Digest.String()).Scan(&blob, &exists.Key, &exists.Size)
+	err = t.queryRow(text, n.Digest.String()).Scan(&blob, &exists.Key, &exists.Size, &exists.Damaged)
 	if errors.Is(err, ErrNotFound) {
 		return 0, errAgain // it was there a moment ago
 	}
 	if err != nil {
 		return 0, err
 	}
-	switch exists.Key {
-	case n.Key:
+	switch {
+	case exists.Key == n.Key:
 		return blob, nil // committed before, and the answer got lost
-	case n.Whole:
+	case exists.Key == n.Whole && !exists.Damaged:
 		return blob, t.doom(n.Key, n.Now)
-	case n.Broken:
-		if err := t.query(func(scan func(...any) error) error {
-			var r oci.Repository
-			err := scan(&r)
-			t.touch(r)
-			return err
-		}, `SELECT r.name FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id WHERE rb.blob_id = $1`, blob); err != nil {
-			return 0, err
-		}
-		if _, err := t.exec(`UPDATE blob SET storage_key = $2, size = $3 WHERE id = $1`, blob, n.Key, n.Size); err != nil {
-			return 0, err
-		}
-		return blob, t.doom(exists.Key, n.Now)
+	case exists.Key == n.Broken:
+		return blob, t.replaceObject(blob, exists.Key, n.Key, n.Size, n.Now)
 	}
 	return 0, &exists
 }
 
+// replaceObject gives a blob another object in place of a broken one, which is doomed. The caller has locked the blob.
+func (t *tx) replaceObject(blob int64, broken, key string, size int64, now time.Time) error {
+	if err := t.touchHolders(blob); err != nil {
+		return err
+	}
+	if _, err := t.exec(`UPDATE blob SET storage_key = $2, size = $3 WHERE id = $1`, blob, key, size); err != nil {
+		return err
+	}
+	if _, err := t.exec(`DELETE FROM damaged_blob WHERE blob_id = $1`, blob); err != nil {
+		return err
+	}
+	return t.doom(broken, now)
+}
+
+// touchHolders tells that the change affects all repositories that have a blob.
+func (t *tx) touchHolders(blob int64) error {
+	return t.query(func(scan func(...any) error) error {
+		var r oci.Repository
+		err := scan(&r)
+		t.touch(r)
+		return err
+	}, `SELECT r.name FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id WHERE rb.blob_id = $1`, blob)
+}
+
 // MountBlob links a blob that repository from has to repository into; with an
-// empty from, one that any repository has. It returns ErrNotFound if there is none, or a *QuotaError.
+// empty from, one that any repository has. It returns ErrNotFound if there is none, or a damaged one, so that the client sends its bytes; or a *QuotaError.
 func (db *DB) MountBlob(ctx context.Context, into, from oci.Repository, d oci.Digest, now time.Time) error {
 	// Most mounts that fail are found out without a transaction.
 	if from != "" {
-		if _, err := db.Blob(ctx, from, d); err != nil {
+		if b, err := db.Blob(ctx, from, d); err != nil {
 			return err
+		} else if b.Damaged {
+			return ErrNotFound
 		}
 	}
 	return db.update(ctx, func(t *tx) error {
@@ -189,10 +207,10 @@ func (db *DB) MountBlob(ctx context.Context, into, from oci.Repository, d oci.Di
 			err = t.queryRow(`SELECT b.id FROM repository r
 				JOIN blob b ON b.digest = $2
 				JOIN repository_blob rb ON rb.repository_id = r.id AND rb.blob_id = b.id
-				WHERE r.name = $1`, string(from), d.String()).Scan(&blob)
+				WHERE r.name = $1 AND NOT `+isDamaged, string(from), d.String()).Scan(&blob)
 		} else {
 			err = t.queryRow(`SELECT b.id FROM blob b WHERE b.digest = $1
-				AND EXISTS (SELECT 1 FROM repository_blob rb WHERE rb.blob_id = b.id)`, d.String()).Scan(&blob)
+				AND EXISTS (SELECT 1 FROM repository_blob rb WHERE rb.blob_id = b.id) AND NOT `+isDamaged, d.String()).Scan(&blob)
 		}
 		if err != nil {
 			return err

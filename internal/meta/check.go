@@ -16,7 +16,8 @@ type StoredBlob struct {
 	Digest string
 	Size   int64
 	Key    string
-	Needed bool // by a manifest of any repository, or one in the trash
+	Needed bool   // by a manifest of any repository, or one in the trash
+	Known  Damage // that was found before; "" for none
 }
 
 // StoredBlobs returns up to n blobs after the given ID.
@@ -24,7 +25,7 @@ func (db *DB) StoredBlobs(ctx context.Context, after int64, n int) ([]StoredBlob
 	var found []StoredBlob
 	err := db.query(ctx, func(scan func(...any) error) error {
 		var b StoredBlob
-		if err := scan(&b.ID, &b.Digest, &b.Size, &b.Key, &b.Needed); err != nil {
+		if err := scan(&b.ID, &b.Digest, &b.Size, &b.Key, &b.Needed, &b.Known); err != nil {
 			return err
 		}
 		found = append(found, b)
@@ -34,7 +35,8 @@ func (db *DB) StoredBlobs(ctx context.Context, after int64, n int) ([]StoredBlob
 			WHERE rb.blob_id = blob.id)
 			OR EXISTS (SELECT 1 FROM repository_blob rb
 			JOIN trashed_manifest_blob tb ON tb.repository_id = rb.repository_id AND tb.blob_id = rb.blob_id
-			WHERE rb.blob_id = blob.id)
+			WHERE rb.blob_id = blob.id),
+			COALESCE((SELECT damage FROM damaged_blob d WHERE d.blob_id = blob.id AND d.storage_key = blob.storage_key), '')
 		FROM blob WHERE id > $1 ORDER BY id LIMIT $2`, after, n)
 	return found, err
 }

@@ -58,6 +58,7 @@ type Stats struct {
 	Waited     time.Duration // how long in all
 	Retries    int64         // how often something was done again, because of a conflict or a lost connection; PostgreSQL only
 	Statements int64         // how many were run, those aside that begin and end transactions
+	Rows       int64         // that statements returned
 }
 
 // DB is the database of one registry.
@@ -70,6 +71,8 @@ type DB struct {
 	read *sql.DB
 
 	statements *atomic.Int64
+	rows       *atomic.Int64
+	counted    *atomic.Int64 // see Counting; may be nil
 
 	entry func() AuditEntry // see WithAudit
 }
@@ -128,8 +131,23 @@ func (db *DB) Check(ctx context.Context) error { return db.engine.check(ctx) }
 // Stats returns what the database is doing.
 func (db *DB) Stats() Stats {
 	s := db.engine.stats()
-	s.Statements = db.statements.Load()
+	s.Statements, s.Rows = db.statements.Load(), db.rows.Load()
 	return s
+}
+
+// Counting returns the same database, but the rows that statements return to who uses it are added to n, too.
+func (db *DB) Counting(n *atomic.Int64) *DB {
+	with := *db
+	with.counted = n
+	return &with
+}
+
+// returned counts a row.
+func (db *DB) returned() {
+	db.rows.Add(1)
+	if db.counted != nil {
+		db.counted.Add(1)
+	}
 }
 
 // embedded tells whether the database is in this process.
@@ -146,7 +164,11 @@ type row struct {
 // Scan reads the row, or returns ErrNotFound.
 func (r row) Scan(dest ...any) error {
 	r.db.statements.Add(1)
-	return r.db.engine.queryRow(r.ctx, dest, r.text, r.args)
+	err := r.db.engine.queryRow(r.ctx, dest, r.text, r.args)
+	if err == nil {
+		r.db.returned()
+	}
+	return err
 }
 
 // queryRow reads at most one row.
@@ -158,7 +180,10 @@ func (db *DB) queryRow(ctx context.Context, text string, args ...any) row {
 // a caller does network I/O: pages are bounded and collected first.
 func (db *DB) query(ctx context.Context, each func(scan func(...any) error) error, text string, args ...any) error {
 	db.statements.Add(1)
-	return db.engine.query(ctx, each, text, args)
+	return db.engine.query(ctx, func(scan func(...any) error) error {
+		db.returned()
+		return each(scan)
+	}, text, args)
 }
 
 // update makes one change. It returns when the change is durable, or when it failed

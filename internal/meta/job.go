@@ -22,6 +22,10 @@ type Job struct {
 	Took   time.Duration // how long the last run took that ended; -1 before the first one
 	Result string        // of that run
 	Error  string        // of that run, "" if it succeeded
+	Asked  bool          // a run was asked for that has not ended
+	Paused time.Time     // since when no run begins; zero if the job is not paused
+	By     string        // who paused it
+	State  string        // how far it is, in a form of the job's own; "" if it has noted nothing
 }
 
 // Jobs returns all periodic jobs, by name.
@@ -29,13 +33,16 @@ func (db *DB) Jobs(ctx context.Context) ([]Job, error) {
 	var found []Job
 	err := db.query(ctx, func(scan func(...any) error) error {
 		var j Job
-		var began *int64
+		var began, paused *int64
 		var ended, took int64
-		if err := scan(&j.Name, &j.Holder, &began, &ended, &took, &j.Result, &j.Error); err != nil {
+		if err := scan(&j.Name, &j.Holder, &began, &ended, &took, &j.Result, &j.Error, &j.Asked, &paused, &j.By, &j.State); err != nil {
 			return err
 		}
 		if began != nil {
 			j.Began = time.UnixMilli(*began)
+		}
+		if paused != nil {
+			j.Paused = time.UnixMilli(*paused)
 		}
 		j.Ended = time.UnixMilli(ended)
 		if j.Took = time.Duration(took) * time.Millisecond; took < 0 {
@@ -43,18 +50,20 @@ func (db *DB) Jobs(ctx context.Context) ([]Job, error) {
 		}
 		found = append(found, j)
 		return nil
-	}, `SELECT name, COALESCE(holder, ''), began_at, ended_at, COALESCE(took, -1), COALESCE(result, ''), COALESCE(error, '') FROM job ORDER BY name`)
+	}, `SELECT name, COALESCE(holder, ''), began_at, ended_at, COALESCE(took, -1), COALESCE(result, ''), COALESCE(error, ''),
+		asked > 0, paused_at, COALESCE(paused_by, ''), COALESCE(state, '') FROM job ORDER BY name`)
 	return found, err
 }
 
-// StartJob gives the job to the holder for the time of the lease, if every has passed since its last run ended and nobody has
-// it. Else it returns how long the holder should wait before it asks again. A job that nobody has heard of counts as
+// StartJob gives the job to the holder for the time of the lease, if every has passed since its last run ended or somebody has asked for one,
+// it is not paused and nobody has it. Else it returns how long the holder should wait before it asks again. A job that nobody has heard of counts as
 // having ended now.
 func (db *DB) StartJob(ctx context.Context, name, holder string, every, lease time.Duration) (started bool, wait time.Duration, err error) {
 	err = db.update(ctx, func(t *tx) error {
 		// What lies far in the future was noted by a clock that has been corrected since.
-		n, err := t.exec(`UPDATE job SET holder = $2, lease_until = `+t.now+` + $4, began_at = `+t.now+` WHERE name = $1
-			AND (lease_until <= `+t.now+` OR began_at > `+t.now+` + 3600000) AND (ended_at + $3 <= `+t.now+` OR ended_at > `+t.now+` + 3600000)`,
+		n, err := t.exec(`UPDATE job SET holder = $2, lease_until = `+t.now+` + $4, began_at = `+t.now+`,
+			asked = CASE WHEN asked > 0 THEN 2 ELSE 0 END WHERE name = $1 AND paused_at IS NULL
+			AND (lease_until <= `+t.now+` OR began_at > `+t.now+` + 3600000) AND (asked > 0 OR ended_at + $3 <= `+t.now+` OR ended_at > `+t.now+` + 3600000)`,
 			name, holder, every.Milliseconds(), lease.Milliseconds())
 		if started = n > 0; err != nil || started {
 			return err
@@ -85,12 +94,57 @@ func (db *DB) EndJob(ctx context.Context, name, holder, result string, failed er
 		text = &s
 	}
 	return db.ofHolder(ctx, `UPDATE job SET holder = NULL, lease_until = 0, began_at = NULL, took = `+db.now+` - began_at, ended_at = `+db.now+`,
-		result = $3, error = $4 WHERE name = $1 AND holder = $2`, name, holder, asText(result), text)
+		asked = CASE WHEN asked = 1 THEN 1 ELSE 0 END, result = $3, error = $4 WHERE name = $1 AND holder = $2`, name, holder, asText(result), text)
 }
 
 // ReleaseJob ends the lease of a run that came to no end, so that another process can begin at once.
 func (db *DB) ReleaseJob(ctx context.Context, name, holder string) error {
 	return db.ofHolder(ctx, `UPDATE job SET holder = NULL, lease_until = 0, began_at = NULL WHERE name = $1 AND holder = $2`, name, holder)
+}
+
+// AskJob asks for a run of a job as soon as may be, after the one under way if there is one; of a job, too, that nobody has heard of yet.
+func (db *DB) AskJob(ctx context.Context, name string) error {
+	return db.ofJob(ctx, name, `UPDATE job SET asked = 1 WHERE name = $1`)
+}
+
+// PauseJob sees to it that no run of a job begins. Who has one under way is to look and end it.
+func (db *DB) PauseJob(ctx context.Context, name, by string) error {
+	return db.ofJob(ctx, name, `UPDATE job SET paused_at = `+db.now+`, paused_by = $2 WHERE name = $1 AND paused_at IS NULL`, asText(by))
+}
+
+// ResumeJob lets a job go on.
+func (db *DB) ResumeJob(ctx context.Context, name string) error {
+	return db.ofJob(ctx, name, `UPDATE job SET paused_at = NULL, paused_by = NULL WHERE name = $1`)
+}
+
+// SetJobState notes how far a job is.
+func (db *DB) SetJobState(ctx context.Context, name, state string) error {
+	return db.ofJob(ctx, name, `UPDATE job SET state = $2 WHERE name = $1`, state)
+}
+
+// ofJob changes the row of a job, which is made if nobody has heard of it yet.
+func (db *DB) ofJob(ctx context.Context, name, text string, args ...any) error {
+	return db.update(ctx, func(t *tx) error {
+		if _, err := t.exec(`INSERT INTO job (name, lease_until, ended_at) VALUES ($1, 0, `+t.now+`) ON CONFLICT (name) DO NOTHING`, name); err != nil {
+			return err
+		}
+		_, err := t.exec(text, append([]any{name}, args...)...)
+		return err
+	})
+}
+
+// Job returns what is known of a periodic job, or ErrNotFound.
+func (db *DB) Job(ctx context.Context, name string) (Job, error) {
+	jobs, err := db.Jobs(ctx)
+	for _, j := range jobs {
+		if j.Name == name {
+			return j, nil
+		}
+	}
+	if err == nil {
+		err = ErrNotFound
+	}
+	return Job{}, err
 }
 
 // ofHolder changes a job's row if it is the holder's.

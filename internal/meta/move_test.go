@@ -25,6 +25,8 @@ var leftOut = map[string]string{
 	"doomed_object":      "bytes that stay behind",
 	"moved_object":       "is there during a move only",
 	"journal":            "the target begins its own with everything in it",
+	"damaged_blob":       "tells of objects that stay behind; what cannot be copied is not moved",
+	"verified_blobs":     "tells of objects that stay behind",
 }
 
 // columns returns the columns of every table.

@@ -141,6 +141,10 @@ func exercise(t *testing.T, db *DB) {
 		_, _, err = db.StartJob(ctx, "j", "h", 0, time.Hour)
 		must(err)
 	}
+	must(db.AskJob(ctx, "j"))
+	must(db.PauseJob(ctx, "j", "me"))
+	must(db.ResumeJob(ctx, "j"))
+	must(db.SetJobState(ctx, "j", "{}"))
 	must(db.RenewJob(ctx, "j", "h", time.Hour))
 	must(db.EndJob(ctx, "j", "h", "", nil))
 	_, err = db.Jobs(ctx)
@@ -177,6 +181,24 @@ func exercise(t *testing.T, db *DB) {
 	must(db.DeleteManifest(ctx, "r", n.Digest, allow, Origin{}, at(0)))
 	exerciseHistory(t, db)
 	must(db.DeleteBlob(ctx, "s", a, Origin{}, at(0)))
+	stored, err := db.StoredBlobs(ctx, 0, 10)
+	must(err)
+	damaged := stored[0]
+	_, err = db.MarkDamaged(ctx, damaged.ID, damaged.Key, Rotten, "", at(0))
+	must(err)
+	_, err = db.DamagedBlobs(ctx, 0, 10)
+	must(err)
+	_, err = db.CountDamaged(ctx)
+	must(err)
+	_, err = db.Holders(ctx, damaged.ID, 10)
+	must(err)
+	must(db.ClearDamage(ctx, damaged.ID))
+	must(db.ReplaceObject(ctx, damaged.ID, damaged.Key, newKey(), 0, at(0)))
+	must(db.NoteVerified(ctx, 0, damaged.ID, at(0)))
+	_, err = db.Verified(ctx, damaged.ID)
+	must(err)
+	_, err = db.AllVerifiedSince(ctx)
+	must(err)
 	exerciseRights(t, db)
 	exercisePolicies(t, db)
 	if got := collectAll(t, db); got.Links == 0 {
@@ -267,9 +289,9 @@ func exerciseJournal(t *testing.T, db *DB) {
 	}
 }
 
-// scanned is what may be looked at row by row: no table, one row, what is all to be deleted or written, a page, the few jobs and keys, a
+// scanned is what may be looked at row by row: no table, one row, what is all to be deleted or written, a page, the few jobs, keys and damaged blobs, a
 // parameter, and the grants that an account has.
-var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job", "signing_key", "list", "g", "tree", "kept", "part", "its", "journal", "j", "sqlite_sequence"}
+var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job", "signing_key", "list", "g", "tree", "kept", "part", "its", "journal", "j", "sqlite_sequence", "damaged"}
 
 // anyAccount is content with the first row.
 const anyAccount = `SELECT EXISTS (SELECT 1 FROM account)`

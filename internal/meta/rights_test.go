@@ -256,7 +256,7 @@ func updaters(t *testing.T) []string {
 // A right that was given or taken away counts with the next call, whatever method did it: Facts are as they are without a cache.
 func TestFactsAreExact(t *testing.T) {
 	db := newDB(t)
-	plain := &DB{engine: db.engine, statements: new(atomic.Int64), dialect: db.dialect, read: db.read}
+	plain := &DB{engine: db.engine, statements: new(atomic.Int64), rows: new(atomic.Int64), dialect: db.dialect, read: db.read}
 	ctx := t.Context()
 	organization(t, db, "acme")
 	ann := users(t, db, "ann")

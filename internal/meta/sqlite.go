@@ -57,7 +57,7 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 	}
 	c := newCache()
 	e.writer = newWriter(write, conn, log, c)
-	return &DB{engine: e, statements: new(atomic.Int64), dialect: sqliteDialect, read: e.read, cache: c}, nil
+	return &DB{engine: e, statements: new(atomic.Int64), rows: new(atomic.Int64), dialect: sqliteDialect, read: e.read, cache: c}, nil
 }
 
 // logFile is the write-ahead log of a database, opened in order to sync it.
@@ -90,7 +90,7 @@ func openSQLiteReadOnly(ctx context.Context, path string) (*DB, error) {
 		return nil, errors.Join(err, e.read.Close())
 	}
 	// No cache: it would not hear of another process's changes.
-	return &DB{engine: e, statements: new(atomic.Int64), dialect: sqliteDialect, read: e.read}, nil
+	return &DB{engine: e, statements: new(atomic.Int64), rows: new(atomic.Int64), dialect: sqliteDialect, read: e.read}, nil
 }
 
 func openRead(path string) (*embedded, error) {

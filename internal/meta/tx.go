@@ -59,6 +59,9 @@ func (r txRow) Scan(dest ...any) error {
 	if err == ErrNotFound {
 		return err // and nothing has changed
 	}
+	if err == nil {
+		r.t.returned()
+	}
 	if !strings.HasPrefix(r.text, "SELECT") {
 		r.t.wrote = true
 	}
@@ -75,6 +78,7 @@ func (t *tx) query(each func(scan func(...any) error) error, text string, args .
 		return t.note(err)
 	}
 	return eachRow(rows, func(scan func(...any) error) error {
+		t.returned()
 		return each(func(dest ...any) error { return t.note(scan(dest...)) })
 	})
 }
@@ -82,6 +86,12 @@ func (t *tx) query(each func(scan func(...any) error) error, text string, args .
 func (t *tx) count() {
 	if t.db != nil {
 		t.db.statements.Add(1)
+	}
+}
+
+func (t *tx) returned() {
+	if t.db != nil {
+		t.db.returned()
 	}
 }
 

@@ -131,7 +131,8 @@ func (g *Registry) CheckChange(ctx context.Context, r oci.Repository) error {
 
 var errDeleteOff = oci.Errorf(oci.CodeUnsupported, "deleting is switched off on this registry")
 
-// Blob returns a blob that the repository has, for a pull.
+// Blob returns a blob that the repository has, for a pull. One whose bytes are known to be damaged is as good as none: clients that look
+// before they push send it again, and those that pull may have another source.
 func (g *Registry) Blob(ctx context.Context, r oci.Repository, d oci.Digest) (*meta.Blob, error) {
 	b, err := g.db.Blob(ctx, r, d)
 	if errors.Is(err, meta.ErrNotFound) {
@@ -139,6 +140,9 @@ func (g *Registry) Blob(ctx context.Context, r oci.Repository, d oci.Digest) (*m
 	}
 	if err != nil {
 		return nil, fmt.Errorf("blob %s@%s: %w", r, d, err)
+	}
+	if b.Damaged {
+		return nil, oci.Errorf(oci.CodeBlobUnknown, "the stored bytes of blob %s are damaged and not given out: push it to %s again, or tell the operator", d, r)
 	}
 	return b, nil
 }

@@ -398,11 +398,9 @@ func (in *incoming) finish(ctx context.Context, d oci.Digest) error {
 	}
 	err := g.db.CommitBlob(ctx, n)
 	for exists, ok := errors.AsType[*meta.ExistsError](err); ok; exists, ok = errors.AsType[*meta.ExistsError](err) {
-		// Bytes that were lost or cut short are mended by a push of the same digest.
-		if g.intact(ctx, exists.Key, exists.Size) {
-			n.Whole = exists.Key
-		} else {
-			n.Broken = exists.Key
+		// Bytes that were lost, cut short or found to be wrong are mended by a push of the same digest.
+		if n.Whole, n.Broken = exists.Key, ""; exists.Damaged || !g.intact(ctx, exists.Key, exists.Size) {
+			n.Whole, n.Broken = "", exists.Key
 		}
 		err = g.db.CommitBlob(ctx, n)
 	}

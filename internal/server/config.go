@@ -111,6 +111,8 @@ type Config struct {
 
 	// Copies of everything that the server makes by itself.
 	Backup Backup `yaml:"backup"`
+	// Reading of all that is stored, to find what the storage has lost or changed.
+	Scrub Scrub `yaml:"scrub"`
 
 	// What is written to standard error.
 	Log Log `yaml:"log"`
@@ -320,12 +322,40 @@ type Trash struct {
 
 // Collection is about unreferenced blobs.
 type Collection struct {
-	// How often to look for them; 0 turns the collection off.
+	// How often to look for them; 0 to look only when "berth gc run" asks for it.
 	Interval Duration `yaml:"interval"`
 
 	// Spare a blob that was pushed or mounted less than this long ago, because the
 	// manifest that needs it may still be on its way.
 	Grace Duration `yaml:"grace"`
+
+	// The time of day in which to look, by this machine's clock, such as 22:00-06:00; empty for any time.
+	Window TimeWindow `yaml:"window"`
+
+	// How many blobs, uploads and objects to take away in a second at most; 0 for no limit.
+	Rate int `yaml:"rate"`
+}
+
+// Scrub is about bytes that change by themselves.
+type Scrub struct {
+	// How long after all has been read to begin anew; 0 to read only when "berth scrub run" asks for it.
+	Interval Duration `yaml:"interval"`
+
+	// How many bytes to read in a second at most, so that pushes and pulls are not slowed down; 0 for no limit.
+	Rate Size `yaml:"rate"`
+
+	// The time of day in which to read, by this machine's clock, such as 22:00-06:00; empty for any time.
+	Window TimeWindow `yaml:"window"`
+
+	// The URL of another registry that has the same repositories, such as https://mirror.example.com; damaged blobs are
+	// mended from there. Empty to leave that to the next push.
+	Replica URL `yaml:"replica"`
+
+	// Who to sign in as there; empty for nobody.
+	ReplicaUser string `yaml:"replica_user"`
+
+	// The password or token for it; file:PATH reads it from a file.
+	ReplicaPassword Secret `yaml:"replica_password"`
 }
 
 // Journal is about the copy of the metadata in the storage, from which "berth rebuild" makes the database again when it is lost.
@@ -411,6 +441,7 @@ func Default() *Config {
 		Collection: Collection{Interval: Duration(time.Hour), Grace: Duration(24 * time.Hour)},
 		Backup:     Backup{Interval: Duration(24 * time.Hour), Keep: 14},
 		Journal:    Journal{Interval: Duration(2 * time.Second)},
+		Scrub:      Scrub{Interval: Duration(30 * 24 * time.Hour), Rate: 20 << 20},
 		Log:        Log{Level: "info", Format: "text", Access: true},
 	}
 }

@@ -58,6 +58,15 @@ func (c *Config) check() []Problem {
 	atLeast(b.Interval, time.Second, "backup.interval")
 	require(b.Keep >= 0, "backup.keep", "%d must be at least 0", b.Keep)
 	atLeast(c.Journal.Interval, 100*time.Millisecond, "journal.interval")
+	require(c.Collection.Rate >= 0, "collection.rate", "%d must be 0 or more", c.Collection.Rate)
+	sc := c.Scrub
+	if sc.Interval != 0 {
+		atLeast(sc.Interval, time.Second, "scrub.interval")
+	}
+	require(sc.Rate == 0 || sc.Rate >= 64<<10, "scrub.rate", "%s must be 0 or 64KiB at least", sc.Rate)
+	require(sc.ReplicaUser == "" || sc.Replica != "", "scrub.replica_user", "this has no effect without scrub.replica")
+	require((sc.ReplicaUser != "") == sc.ReplicaPassword.IsSet(), "scrub.replica_password", "scrub.replica_user and scrub.replica_password must both be set, or neither")
+	require(!strings.HasPrefix(string(sc.Replica), "http:") || !sc.ReplicaPassword.IsSet(), "scrub.replica", "the password would be sent in the clear: use https")
 
 	m := c.Metrics
 	if ip, ok := m.Listen.literal(); ok {

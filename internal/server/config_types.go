@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/bmatcuk/doublestar/v4"
+
+	"github.com/berthregistry/berth/internal/job"
 )
 
 // The types of settings read themselves from text, whichever place it comes
@@ -70,6 +72,29 @@ const (
 func (s *Switch) UnmarshalText(b []byte) error {
 	return setOneOf(s, b, SwitchAuto, SwitchOn, SwitchOff)
 }
+
+// TimeWindow is a time of day, or nil for any time.
+type TimeWindow struct{ *job.Window }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (w *TimeWindow) UnmarshalText(b []byte) (err error) {
+	w.Window = nil
+	if len(b) > 0 {
+		w.Window, err = job.ParseWindow(string(b))
+	}
+	return err
+}
+
+// String returns what UnmarshalText reads.
+func (w TimeWindow) String() string {
+	if w.Window == nil {
+		return ""
+	}
+	return w.Window.String()
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (w TimeWindow) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
 
 // Encryption is how objects are encrypted in a bucket.
 type Encryption string

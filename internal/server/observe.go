@@ -13,6 +13,7 @@ import (
 	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/ratelimit"
+	"github.com/berthregistry/berth/internal/scrub"
 )
 
 // observeStorage shows how much there is.
@@ -82,7 +83,7 @@ func observeRefusals(m *Metrics) func(ratelimit.Kind, bool) {
 }
 
 // observeCollection counts what the collector takes away.
-func observeCollection(m *Metrics) func(gc.Result, time.Duration, error) {
+func observeCollection(m *Metrics) func(gc.Progress, time.Duration, error) {
 	const passes = "berth_collection_passes_total"
 	ok := m.Counter(passes, "Passes of the collector, by result.", "result", "ok")
 	failed := m.Counter(passes, "Passes of the collector, by result.", "result", "failed")
@@ -92,7 +93,9 @@ func observeCollection(m *Metrics) func(gc.Result, time.Duration, error) {
 	uploads := m.Counter("berth_collection_uploads_total", "Upload sessions that expired.")
 	trash := m.Counter("berth_collection_trash_total", "Manifests whose time in the trash was over.")
 	orphans := m.Counter("berth_collection_orphans_total", "Objects that no row spoke of, such as a crash leaves.")
-	return func(r gc.Result, took time.Duration, err error) {
+	objects := m.Counter("berth_collection_objects_total", "Objects that were deleted from the storage.")
+	rows := m.Counter("berth_collection_rows_read_total", "Rows of the database that were read to find and take away garbage.")
+	return func(r gc.Progress, took time.Duration, err error) {
 		if err != nil {
 			failed.Inc()
 		} else {
@@ -104,6 +107,44 @@ func observeCollection(m *Metrics) func(gc.Result, time.Duration, error) {
 		uploads.Add(float64(r.Uploads))
 		trash.Add(float64(r.Trash))
 		orphans.Add(float64(r.Orphans))
+		objects.Add(float64(r.Objects))
+		rows.Add(float64(r.Rows))
+	}
+}
+
+// scrubMetrics tells of the scrub what the database knows, so that every node shows the same.
+type scrubMetrics struct{ db *meta.DB }
+
+var (
+	damagedBlobs  = prometheus.NewDesc("berth_damaged_blobs", "Blobs whose stored bytes are known to be damaged: rotten, missing or unreadable.", []string{"damage"}, nil)
+	scrubbedAll   = prometheus.NewDesc("berth_scrub_last_pass_timestamp_seconds", "When the last scrub ended that read everything.", nil, nil)
+	verifiedSince = prometheus.NewDesc("berth_scrub_verified_since_timestamp_seconds", "Since then, all that is stored was read and found to be right, or damaged.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (s scrubMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- damagedBlobs
+	to <- scrubbedAll
+	to <- verifiedSince
+}
+
+// Collect implements prometheus.Collector. It shows nothing while the database cannot be reached.
+func (s scrubMetrics) Collect(to chan<- prometheus.Metric) {
+	ctx := context.Background()
+	counts, err := s.db.CountDamaged(ctx)
+	if err != nil {
+		return
+	}
+	for damage, n := range counts {
+		to <- prometheus.MustNewConstMetric(damagedBlobs, prometheus.GaugeValue, float64(n), string(damage))
+	}
+	if since, err := s.db.AllVerifiedSince(ctx); err == nil && !since.IsZero() {
+		to <- prometheus.MustNewConstMetric(verifiedSince, prometheus.GaugeValue, float64(since.UnixMilli())/1000)
+	}
+	if j, err := s.db.Job(ctx, scrub.Job); err == nil {
+		if state, err := scrub.StateOf(j); err == nil && state.Last != nil {
+			to <- prometheus.MustNewConstMetric(scrubbedAll, prometheus.GaugeValue, float64(state.Last.Ended.UnixMilli())/1000)
+		}
 	}
 }
 
@@ -126,6 +167,8 @@ func observeDatabase(m *Metrics, db *meta.DB) {
 		value(func(s meta.Stats) float64 { return float64(s.Retries) }))
 	m.CounterFunc("berth_database_statements_total", "SQL statements, those aside that begin and end transactions.",
 		value(func(s meta.Stats) float64 { return float64(s.Statements) }))
+	m.CounterFunc("berth_database_rows_read_total", "Rows that statements returned.",
+		value(func(s meta.Stats) float64 { return float64(s.Rows) }))
 }
 
 // jobMetrics tells of periodic jobs what the database knows, so that every node shows the same.
@@ -135,12 +178,13 @@ var (
 	jobEnded  = prometheus.NewDesc("berth_job_last_end_timestamp_seconds", "When the last run of a job ended, on whichever node.", []string{"job"}, nil)
 	jobTook   = prometheus.NewDesc("berth_job_last_duration_seconds", "How long the last run of a job took.", []string{"job"}, nil)
 	jobFailed = prometheus.NewDesc("berth_job_last_failed", "1 if the last run of a job failed.", []string{"job"}, nil)
+	jobPaused = prometheus.NewDesc("berth_job_paused", "1 if somebody has paused a job.", []string{"job"}, nil)
 	jobRuns   = prometheus.NewDesc("berth_job_running", "1 if a node has the lease on a job.", []string{"job"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (j jobMetrics) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{jobEnded, jobTook, jobFailed, jobRuns} {
+	for _, d := range []*prometheus.Desc{jobEnded, jobTook, jobFailed, jobRuns, jobPaused} {
 		to <- d
 	}
 }
@@ -157,6 +201,7 @@ func (j jobMetrics) Collect(to chan<- prometheus.Metric) {
 	truth := map[bool]float64{true: 1}
 	for _, job := range jobs {
 		gauge(jobRuns, job.Name, truth[job.Holder != ""])
+		gauge(jobPaused, job.Name, truth[!job.Paused.IsZero()])
 		if job.Took < 0 {
 			continue // it has not run yet
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/registry"
+	"github.com/berthregistry/berth/internal/scrub"
 	"github.com/berthregistry/berth/internal/signin"
 	"github.com/berthregistry/berth/internal/token"
 	"github.com/berthregistry/berth/internal/web"
@@ -62,7 +63,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	})
 	observeStorage(metrics, db)
 	observeDatabase(metrics, db)
-	metrics.registry.MustRegister(jobMetrics{db})
+	metrics.registry.MustRegister(jobMetrics{db}, scrubMetrics{db})
 
 	server := web.NewServer(web.Options{
 		Log:            log,
@@ -125,19 +126,24 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	if authority != nil {
 		background.Go(func() { authority.Run(ctx) })
 	}
-	var jobs []job.Job
-	if cfg.Collection.Interval > 0 {
-		collector := gc.New(db, store, gc.Options{
-			Log:          log,
-			Grace:        cfg.Collection.Grace.D(),
-			UploadExpiry: cfg.Uploads.Expire.D(),
-			TrashKeep:    cfg.Trash.Keep.D(),
-			Observe:      observeCollection(metrics),
-		})
-		jobs = append(jobs, job.Job{Name: "collection", Every: cfg.Collection.Interval.D(), Run: collector.Run})
-		if bucket, ok := store.(*s3.Store); ok {
-			jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
-		}
+	collector := gc.New(db, store, gc.Options{
+		Log:          log,
+		Grace:        cfg.Collection.Grace.D(),
+		UploadExpiry: cfg.Uploads.Expire.D(),
+		TrashKeep:    cfg.Trash.Keep.D(),
+		Rate:         cfg.Collection.Rate,
+		Observe:      observeCollection(metrics),
+	})
+	scrubber, err := newScrubber(cfg, db, store, log, metrics)
+	if err != nil {
+		return nil, nil, errors.Join(err, storage.Close())
+	}
+	jobs := []job.Job{
+		{Name: gc.Job, Every: cfg.Collection.Interval.orNever(), Window: cfg.Collection.Window.Window, Run: collector.Run},
+		{Name: scrub.Job, Every: cfg.Scrub.Interval.orNever(), Window: cfg.Scrub.Window.Window, Run: scrubber.Run},
+	}
+	if bucket, ok := store.(*s3.Store); ok && cfg.Collection.Interval > 0 {
+		jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
 	}
 	if accounts != nil {
 		for _, to := range receivers {
