@@ -35,6 +35,7 @@ var allowed = map[string][]string{
 	"internal/gc":            {"internal/blob", "internal/meta"},
 	"internal/job":           {"internal/meta"},
 	"internal/audit":         {"internal/job", "internal/meta"},
+	"internal/pulls":         {"internal/meta", "internal/oci"},
 	"internal/certificate":   {"internal/job", "internal/meta"},
 	"internal/fsck":          {"internal/blob", "internal/meta", "internal/oci"},
 	"internal/move":          {"internal/blob", "internal/meta", "internal/oci"},
@@ -50,7 +51,7 @@ var allowed = map[string][]string{
 	"internal/server": {
 		"internal/admin", "internal/audit", "internal/auth", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/token",
 		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/certificate", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job",
-		"internal/meta", "internal/oci", "internal/ratelimit", "internal/registry", "internal/signin", "internal/upstream", "internal/web",
+		"internal/meta", "internal/oci", "internal/pulls", "internal/ratelimit", "internal/registry", "internal/signin", "internal/upstream", "internal/web",
 	},
 	"cmd/berth": {"internal/access", "internal/admin", "internal/audit", "internal/auth/oidc", "internal/blob/fs", "internal/certificate", "internal/fsck", "internal/meta", "internal/move", "internal/oci", "internal/server", "internal/signin", "internal/upstream"},
 }

@@ -69,6 +69,7 @@ const (
 	rightOrganization right = "organization" // to administer the organization that the path names
 	rightRepository   right = "repository"   // to administer the organization of the repository that the path names
 	rightRegistry     right = "registry"     // to administer the registry
+	rightPull         right = "pull"         // to pull from the repository that the path names
 )
 
 // route is a row of the table: who calls method on path needs right and is served by serve. action is the name of a change; without it, nothing is changed.
@@ -133,7 +134,11 @@ var routes = slices.Concat(
 
 // contentRoutes are those of routes that are not about accounts. They are there without access control, too.
 var contentRoutes = slices.Concat(
-	[]route{{"GET", "freezes", rightRegistry, "", (*Handler).listFreezes}},
+	[]route{
+		{"GET", "freezes", rightRegistry, "", (*Handler).listFreezes},
+		{"GET", "tags/{repository...}", rightPull, "", (*Handler).listTags},
+		{"GET", "manifests/{repository...}", rightPull, "", (*Handler).listManifests},
+	},
 	policyRoutes("", rightRegistry),
 	policyRoutes("organizations/{organization}/", rightOrganization),
 )
@@ -322,6 +327,12 @@ func (h *Handler) mayCall(w *web.Response, c *call, row *route) error {
 			return wrong
 		}
 		d, err = h.administers(c, access.Organization(r))
+	case rightPull:
+		r, wrong := oci.ParseRepository(c.PathValue("repository"))
+		if wrong != nil {
+			return wrong
+		}
+		d, _, err = h.opts.Auth.Decide(ctx, &c.identity, access.Pull, r, "")
 	case rightRegistry:
 		d, err = h.opts.Auth.Administers(ctx, &c.identity, "")
 	}

@@ -235,6 +235,8 @@ func MovedTables() []Table {
 		table("manifest_missing_blob", "repository_id digest manifest_id", 0, "", 0),
 		table("manifest_child", "manifest_id digest repository_id", 0, ""),
 		table("tag", "repository_id name manifest_id updated_at", 0, ""),
+		table("tag_pull", "repository_id name pulled_at", 0, ""),
+		table("manifest_pull", "manifest_id pulled_at", 0),
 		table("tag_log", "id repository_id repository tag old_digest new_digest at actor method", 0),
 	}
 }

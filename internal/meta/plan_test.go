@@ -153,6 +153,7 @@ func exercise(t *testing.T, db *DB) {
 	must(db.DeleteBlob(ctx, "s", a, Origin{}, at(0)))
 	exerciseRights(t, db)
 	exercisePolicies(t, db)
+	exercisePulls(t, db)
 	if got := collectAll(t, db); got.Links == 0 {
 		t.Fatal("nothing was collected")
 	}

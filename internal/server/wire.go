@@ -20,6 +20,7 @@ import (
 	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/job"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/pulls"
 	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/signin"
 	"github.com/berthregistry/berth/internal/token"
@@ -114,6 +115,11 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		options.Auth, options.Service, options.Origin = accounts, cfg.Service(), server.Origin
 		tokens = token.New(token.Options{Auth: accounts, Service: cfg.Service(), Client: server.Client, Limits: limits})
 	}
+	pulled := pulls.New(db, log)
+	if !cfg.ReadOnly {
+		metrics.CounterFunc("berth_pulls_not_noted_total", "Pulls whose time was not noted, because there were too many at once.", func() float64 { return float64(pulled.Lost()) })
+		options.Pulled = pulled.Note
+	}
 	protocol := distribution.New(reg, options)
 
 	runner := job.New(db, job.Options{Log: log})
@@ -122,6 +128,9 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		return nil, nil, errors.Join(err, storage.Close())
 	}
 	var background sync.WaitGroup
+	if !cfg.ReadOnly {
+		background.Go(func() { pulled.Run(ctx) })
+	}
 	if authority != nil {
 		background.Go(func() { authority.Run(ctx) })
 	}
