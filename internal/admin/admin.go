@@ -39,6 +39,8 @@ type Options struct {
 	Client func(*http.Request) netip.Addr
 	// Limits, if not nil, says how often a client may ask.
 	Limits *ratelimit.Limiter
+	// Delete allows to delete content.
+	Delete bool
 	// ReadOnly refuses changes.
 	ReadOnly bool
 	// Now is the clock.
@@ -70,6 +72,7 @@ const (
 	rightRepository   right = "repository"   // to administer the organization of the repository that the path names
 	rightRegistry     right = "registry"     // to administer the registry
 	rightPull         right = "pull"         // to pull from the repository that the path names
+	rightDelete       right = "delete"       // to delete there
 )
 
 // route is a row of the table: who calls method on path needs right and is served by serve. action is the name of a change; without it, nothing is changed.
@@ -138,6 +141,8 @@ var contentRoutes = slices.Concat(
 		{"GET", "freezes", rightRegistry, "", (*Handler).listFreezes},
 		{"GET", "tags/{repository...}", rightPull, "", (*Handler).listTags},
 		{"GET", "manifests/{repository...}", rightPull, "", (*Handler).listManifests},
+		{"GET", "cascade/{repository...}", rightDelete, "", (*Handler).planCascade},
+		{"POST", "cascade/{repository...}", rightDelete, "delete", (*Handler).deleteCascade},
 	},
 	policyRoutes("", rightRegistry),
 	policyRoutes("organizations/{organization}/", rightOrganization),
@@ -333,6 +338,12 @@ func (h *Handler) mayCall(w *web.Response, c *call, row *route) error {
 			return wrong
 		}
 		d, _, err = h.opts.Auth.Decide(ctx, &c.identity, access.Pull, r, "")
+	case rightDelete:
+		r, wrong := oci.ParseRepository(c.PathValue("repository"))
+		if wrong != nil {
+			return wrong
+		}
+		d, c.facts, err = h.opts.Auth.Decide(ctx, &c.identity, access.Delete, r, "")
 	case rightRegistry:
 		d, err = h.opts.Auth.Administers(ctx, &c.identity, "")
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/policy"
 )
 
 // Manifest is a manifest as one repository has it.
@@ -361,47 +362,52 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 		if err != nil {
 			return err
 		}
-		if allow != nil || len(held.Protections) > 0 {
-			if err := t.query(func(scan func(...any) error) error {
-				var tag oci.Tag
-				if err := scan(&tag); err != nil {
-					return err
-				}
-				if allow != nil {
-					if err := allow(tag, d); err != nil {
-						return err
-					}
-				}
-				return held.CheckTag(r, tag, d, oci.Digest{})
-			}, `SELECT name FROM tag WHERE manifest_id = $1 ORDER BY name`, id); err != nil {
-				return err
-			}
-		}
 		t.touch(r)
-		if _, err := t.exec(`INSERT INTO tag_log (repository_id, repository, tag, old_digest, new_digest, at, actor, method)
-			SELECT repository_id, $2, name, $3, NULL, $4, $5, $6 FROM tag WHERE manifest_id = $1 ORDER BY name`,
-			id, string(r), d.String(), now.UnixMilli(), asText(origin.Actor), origin.Method); err != nil {
-			return err
-		}
-		if _, err := t.exec(`DELETE FROM tag WHERE manifest_id = $1`, id); err != nil {
-			return err
-		}
-		if _, err := t.exec(`UPDATE repository_blob SET unreferenced_since = $3
-			WHERE repository_id = $1 AND blob_id IN (SELECT blob_id FROM manifest_blob WHERE manifest_id = $2)
-			AND NOT EXISTS (SELECT 1 FROM manifest_blob o WHERE o.repository_id = $1
-				AND o.blob_id = repository_blob.blob_id AND o.manifest_id <> $2)`,
-			repo, id, now.UnixMilli()); err != nil {
-			return err
-		}
-		if _, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id); err != nil {
-			return err
-		}
-		if err := t.record(origin, r, describe(d, nil, nil), now); err != nil {
+		if err := t.deleteManifest(repo, r, id, d, held, allow, origin, now); err != nil {
 			return err
 		}
 		_, err = t.dropIfEmpty(repo)
 		return err
 	})
+}
+
+// deleteManifest deletes a manifest of a repository that the caller has locked, with its tags.
+func (t *tx) deleteManifest(repo int64, r oci.Repository, id int64, d oci.Digest, held *policy.Set, allow Allow, origin Origin, now time.Time) error {
+	if allow != nil || len(held.Protections) > 0 {
+		if err := t.query(func(scan func(...any) error) error {
+			var tag oci.Tag
+			if err := scan(&tag); err != nil {
+				return err
+			}
+			if allow != nil {
+				if err := allow(tag, d); err != nil {
+					return err
+				}
+			}
+			return held.CheckTag(r, tag, d, oci.Digest{})
+		}, `SELECT name FROM tag WHERE manifest_id = $1 ORDER BY name`, id); err != nil {
+			return err
+		}
+	}
+	if _, err := t.exec(`INSERT INTO tag_log (repository_id, repository, tag, old_digest, new_digest, at, actor, method)
+		SELECT repository_id, $2, name, $3, NULL, $4, $5, $6 FROM tag WHERE manifest_id = $1 ORDER BY name`,
+		id, string(r), d.String(), now.UnixMilli(), asText(origin.Actor), origin.Method); err != nil {
+		return err
+	}
+	if _, err := t.exec(`DELETE FROM tag WHERE manifest_id = $1`, id); err != nil {
+		return err
+	}
+	if _, err := t.exec(`UPDATE repository_blob SET unreferenced_since = $3
+		WHERE repository_id = $1 AND blob_id IN (SELECT blob_id FROM manifest_blob WHERE manifest_id = $2)
+		AND NOT EXISTS (SELECT 1 FROM manifest_blob o WHERE o.repository_id = $1
+			AND o.blob_id = repository_blob.blob_id AND o.manifest_id <> $2)`,
+		repo, id, now.UnixMilli()); err != nil {
+		return err
+	}
+	if _, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id); err != nil {
+		return err
+	}
+	return t.record(origin, r, describe(d, nil, nil), now)
 }
 
 // Referrer is a manifest that has a subject.

@@ -154,6 +154,7 @@ func exercise(t *testing.T, db *DB) {
 	exerciseRights(t, db)
 	exercisePolicies(t, db)
 	exercisePulls(t, db)
+	exerciseCascade(t, db)
 	if got := collectAll(t, db); got.Links == 0 {
 		t.Fatal("nothing was collected")
 	}

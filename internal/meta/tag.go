@@ -92,14 +92,20 @@ func (db *DB) DeleteTag(ctx context.Context, r oci.Repository, tag oci.Tag, o Or
 			return err
 		}
 		t.touch(r)
-		if _, err := t.exec(`DELETE FROM tag WHERE repository_id = $1 AND name = $2`, repo, string(tag)); err != nil {
-			return err
-		}
-		if err := t.logTag(repo, r, tag, &old, nil, o, now); err != nil {
-			return err
-		}
-		return t.record(o, r, "tag "+string(tag)+" of manifest "+old, now)
+		return t.deleteTag(repo, r, tag, current, o, now)
 	})
+}
+
+// deleteTag deletes a tag that points to a manifest.
+func (t *tx) deleteTag(repo int64, r oci.Repository, tag oci.Tag, d oci.Digest, o Origin, now time.Time) error {
+	if _, err := t.exec(`DELETE FROM tag WHERE repository_id = $1 AND name = $2`, repo, string(tag)); err != nil {
+		return err
+	}
+	old := d.String()
+	if err := t.logTag(repo, r, tag, &old, nil, o, now); err != nil {
+		return err
+	}
+	return t.record(o, r, "tag "+string(tag)+" of manifest "+old, now)
 }
 
 func (t *tx) logTag(repo int64, r oci.Repository, tag oci.Tag, old, new *string, o Origin, now time.Time) error {

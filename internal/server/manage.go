@@ -103,6 +103,6 @@ func OpenManagement(ctx context.Context, cfg *Config, mayMake bool, log *slog.Lo
 	if err != nil {
 		return nil, nil, err
 	}
-	management := admin.New(admin.Options{Auth: accounts, DB: s.DB, Log: log, Service: cfg.Service(), ReadOnly: cfg.ReadOnly})
+	management := admin.New(admin.Options{Auth: accounts, DB: s.DB, Log: log, Service: cfg.Service(), Delete: cfg.Delete, ReadOnly: cfg.ReadOnly})
 	return management.Local(), s.Close, nil
 }

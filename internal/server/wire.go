@@ -104,7 +104,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 			return nil, nil, errors.Join(err, storage.Close())
 		}
 	}
-	management := admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, Limits: limits, ReadOnly: cfg.ReadOnly})
+	management := admin.New(admin.Options{Auth: accounts, DB: db, Log: log, Service: cfg.Service(), Client: server.Client, Limits: limits, Delete: cfg.Delete, ReadOnly: cfg.ReadOnly})
 	if accounts != nil {
 		if err := offerSetup(ctx, cfg, log, management); err != nil {
 			return nil, nil, errors.Join(err, storage.Close())
