@@ -79,9 +79,9 @@ func printCascade(cmd *cobra.Command, m *management, c admin.Cascade, what strin
 		return m.show(cmd, c)
 	}
 	out := cmd.OutOrStdout()
-	tab := newTable(out, "", "WHAT", "DIGEST", "GOES", "WHY")
+	tab := newTable(out, "", "GOES", "DIGEST", "WHAT")
 	for _, tag := range c.Tags {
-		if err := tab.row("tag "+string(tag.Tag), digestText(tag.Digest, whole), "yes", "-"); err != nil {
+		if err := tab.row("yes", digestText(tag.Digest, whole), "tag "+string(tag.Tag)); err != nil {
 			return err
 		}
 	}
@@ -90,7 +90,7 @@ func printCascade(cmd *cobra.Command, m *management, c admin.Cascade, what strin
 		if i >= len(c.Manifests) {
 			goes = "no"
 		}
-		if err := tab.row("manifest", digestText(v.Digest, whole), goes, v.Why); err != nil {
+		if err := tab.row(goes, digestText(v.Digest, whole), "manifest: "+v.Why); err != nil {
 			return err
 		}
 	}

@@ -112,6 +112,25 @@ var routeTests = []struct {
 	{"GET", "organizations/{organization}/grants", "organizations/team/grants", "", 200, owners},
 	{"POST", "organizations/{organization}/grants", "organizations/team/grants", `{"team":"dev","role":"owner"}`, 201, owners},
 	{"DELETE", "organizations/{organization}/grants/{id}", "organizations/team/grants/{grant}", "", 204, owners},
+
+	{"GET", "freezes", "freezes", "", 200, administrators},
+	{"GET", "protections", "protections", "", 200, administrators},
+	{"POST", "protections", "protections", `{"tags":["v*"]}`, 201, administrators},
+	{"DELETE", "protections/{id}", "protections/999", "", 404, administrators},
+	{"GET", "freeze", "freeze", "", 404, administrators},
+	{"PUT", "freeze", "freeze", `{}`, 200, administrators},
+	{"DELETE", "freeze", "freeze", "", 404, administrators},
+	{"GET", "organizations/{organization}/protections", "organizations/team/protections", "", 200, owners},
+	{"POST", "organizations/{organization}/protections", "organizations/team/protections", `{"tags":["v*"]}`, 201, owners},
+	{"DELETE", "organizations/{organization}/protections/{id}", "organizations/team/protections/999", "", 404, owners},
+	{"GET", "organizations/{organization}/freeze", "organizations/team/freeze", "", 404, owners},
+	{"PUT", "organizations/{organization}/freeze", "organizations/team/freeze", `{}`, 200, owners},
+	{"DELETE", "organizations/{organization}/freeze", "organizations/team/freeze", "", 404, owners},
+
+	{"GET", "tags/{repository...}", "tags/team/app", "", 200, append([]string{robot, narrowOwner, narrowRoot}, owners...)},
+	{"GET", "manifests/{repository...}", "manifests/team/app", "", 200, append([]string{robot, narrowOwner, narrowRoot}, owners...)},
+	{"GET", "cascade/{repository...}", "cascade/team/app?tag=x", "", 404, append([]string{narrowOwner}, owners...)},
+	{"POST", "cascade/{repository...}", "cascade/team/app", `{"tags":[],"manifests":[]}`, 200, append([]string{narrowOwner}, owners...)},
 }
 
 // TestRoutes asks for everything as everybody: first as those who may not, and that changes nothing, since those who may come after them.

@@ -73,7 +73,7 @@ func newNode(t testing.TB, database string) *world {
 		t.Fatal(err)
 	}
 	server := web.NewServer(web.Options{Log: log, AccessLog: true, Idle: time.Minute})
-	w.h = New(Options{Auth: a, DB: db, Log: log, Service: "berth", Client: server.Client, Now: now})
+	w.h = New(Options{Auth: a, DB: db, Log: log, Service: "berth", Client: server.Client, Delete: true, Now: now})
 	s := httptest.NewServer(server.Handler(w.h.Serve))
 	w.url = s.URL
 	t.Cleanup(func() {
