@@ -72,7 +72,7 @@ func (db *DB) PlanCascade(ctx context.Context, r oci.Repository, ref oci.Referen
 	return c, err
 }
 
-// DeleteCascade deletes those of the tags and manifests of a plan that can still go, in one transaction, and returns them as PlanCascade does: a tag that has moved, and
+// DeleteCascade deletes those of the tags and manifests of a plan that can still go, in one transaction, and returns them as PlanCascade does: a tag that has moved or is protected by now, and
 // what something needs that is not part of the plan, stays. allow, if not nil, is asked for each tag. With an error nothing happens. To repeat
 // it does no harm. There can be as many tags and manifests as a Cascade has.
 func (db *DB) DeleteCascade(ctx context.Context, r oci.Repository, tags []CascadeTag, manifests []oci.Digest, allow Allow, origin Origin, now time.Time) (*Cascade, error) {
@@ -98,7 +98,7 @@ func (db *DB) DeleteCascade(ctx context.Context, r oci.Repository, tags []Cascad
 			return err
 		}
 		for _, tag := range tags {
-			if p, ok := current[tag.Tag]; ok && p.digest == tag.Digest {
+			if p, ok := current[tag.Tag]; ok && p.digest == tag.Digest && g.held.Protecting(r, tag.Tag) == nil {
 				g.tags[tag.Tag] = tag.Digest
 			}
 		}

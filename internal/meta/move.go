@@ -226,6 +226,7 @@ func MovedTables() []Table {
 		table("signing_key", "kid private signs_from known_until", ""),
 		table("audit", "id at account_id actor credential client action object detail allowed", 0),
 		table("tag_protection", "id organization repositories tags created_at created_by", 0),
+		table("retention_policy", "id organization repositories tags rules created_at created_by", 0),
 		table("content_freeze", "organization message since created_by", ""),
 		table("repository", "id name created_at listed public", 0),
 		table("blob", "id digest size storage_key created_at", 0),

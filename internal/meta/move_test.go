@@ -155,6 +155,7 @@ func TestMoveRows(t *testing.T) {
 	protect(t, from, "team", "v*")
 	must(t, from.SetFreeze(t.Context(), &Freeze{Freeze: policy.Freeze{Organization: "frozen"}}))
 	exercisePulls(t, from)
+	must(t, from.AddRetention(t.Context(), new(Retention)))
 	begin(t, from, to)
 	if err := to.CheckComplete(t.Context()); !errors.Is(err, ErrMoving) {
 		t.Errorf("an unfinished target is %v", err)

@@ -155,6 +155,7 @@ func exercise(t *testing.T, db *DB) {
 	exercisePolicies(t, db)
 	exercisePulls(t, db)
 	exerciseCascade(t, db)
+	exerciseRetention(t, db)
 	if got := collectAll(t, db); got.Links == 0 {
 		t.Fatal("nothing was collected")
 	}

@@ -147,6 +147,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 			jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
 		}
 	}
+	jobs = append(jobs, retentionJob(metrics, db, cfg.Delete, accounts != nil, log))
 	if accounts != nil {
 		for _, to := range receivers {
 			jobs = append(jobs, audit.NewForwarder(db, to, log).Job())

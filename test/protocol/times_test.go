@@ -12,7 +12,7 @@ import (
 func TestClients_HeadCountsAsPull(t *testing.T) {
 	t.Parallel()
 	s := harness.Start(t, harness.Settings{})
-	a := harness.NewAPI(t, s.URL)
+	a := harness.NewAPI(t, s)
 	for _, tag := range []string{"by-get", "by-head", "looked-at", "never"} {
 		a.PushImage("times/app", tag, image())
 	}

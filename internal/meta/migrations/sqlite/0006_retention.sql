@@ -14,3 +14,16 @@ CREATE TABLE manifest_pull (
   manifest_id INTEGER PRIMARY KEY REFERENCES manifest (id) ON DELETE CASCADE,
   pulled_at   INTEGER NOT NULL
 );
+
+-- What is kept of repositories. organization is the first part of names, or empty for all; repositories are patterns with spaces between, tags a JSON
+-- array of patterns, rules JSON.
+CREATE TABLE retention_policy (
+  id           INTEGER PRIMARY KEY AUTOINCREMENT,
+  organization TEXT NOT NULL,
+  repositories TEXT NOT NULL,
+  tags         TEXT NOT NULL,
+  rules        TEXT NOT NULL,
+  created_at   INTEGER NOT NULL,
+  created_by   TEXT NOT NULL
+);
+CREATE INDEX retention_policy_organization ON retention_policy (organization, id);
