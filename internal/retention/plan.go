@@ -131,9 +131,9 @@ func (p *Planner) rules(ctx context.Context, organization string) (*rules, error
 	return found, nil
 }
 
-// scratch is where a plan is made: WITHOUT ROWID, so that what is found by a key is read from its index alone.
+// scratchTables have what is known of a repository. An edge says that b stays if a does and, if it spreads, that b may go if a does.
 const scratchTables = `
-	CREATE TABLE manifest (digest TEXT PRIMARY KEY, id INTEGER, size INTEGER, pulled INTEGER, goes INTEGER NOT NULL DEFAULT 0, lately INTEGER, old INTEGER) WITHOUT ROWID;
+	CREATE TABLE manifest (digest TEXT PRIMARY KEY, id INTEGER, size INTEGER, goes INTEGER NOT NULL DEFAULT 0, lately INTEGER, old INTEGER) WITHOUT ROWID;
 	CREATE TABLE tag (name TEXT PRIMARY KEY, digest TEXT, belongs TEXT, keep TEXT) WITHOUT ROWID;
 	CREATE TABLE matched (policy INTEGER, name TEXT, pushed INTEGER, minor TEXT, patch TEXT, PRIMARY KEY (policy, name)) WITHOUT ROWID;
 	CREATE TABLE edge (a TEXT, b TEXT, why TEXT, spreads INTEGER, PRIMARY KEY (a, b, why)) WITHOUT ROWID;
@@ -172,8 +172,7 @@ func (p *Planner) repository(ctx context.Context, dir string, r oci.Repository, 
 	if err := s.exec(scratchTables); err != nil {
 		return err
 	}
-	err = errors.Join(p.manifests(ctx, s, r, mine))
-	if err == nil {
+	if err = p.manifests(ctx, s, r, mine); err == nil {
 		err = p.tags(ctx, s, r, mine, of)
 	}
 	if err == nil {
