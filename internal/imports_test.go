@@ -36,6 +36,8 @@ var allowed = map[string][]string{
 	"internal/job":           {"internal/meta"},
 	"internal/scrub":         {"internal/blob", "internal/meta", "internal/oci", "internal/upstream"},
 	"internal/audit":         {"internal/job", "internal/meta"},
+	"internal/pulls":         {"internal/meta", "internal/oci"},
+	"internal/retention":     {"internal/access", "internal/meta", "internal/oci", "internal/policy"},
 	"internal/certificate":   {"internal/job", "internal/meta"},
 	"internal/journal":       {"internal/blob", "internal/job", "internal/meta", "internal/oci"},
 	"internal/fsck":          {"internal/blob", "internal/meta", "internal/oci"},
@@ -48,14 +50,14 @@ var allowed = map[string][]string{
 	"internal/distribution":  {"internal/access", "internal/auth", "internal/meta", "internal/oci", "internal/ratelimit", "internal/registry", "internal/web"},
 	"internal/auth/ldap":     {},
 	"internal/auth/htpasswd": {},
-	"internal/admin":         {"internal/access", "internal/audit", "internal/auth", "internal/auth/oidc", "internal/gc", "internal/meta", "internal/oci", "internal/policy", "internal/ratelimit", "internal/registry", "internal/scrub", "internal/web"},
+	"internal/admin":         {"internal/access", "internal/audit", "internal/auth", "internal/auth/oidc", "internal/gc", "internal/meta", "internal/oci", "internal/policy", "internal/ratelimit", "internal/registry", "internal/retention", "internal/scrub", "internal/web"},
 	"internal/signin":        {"internal/auth", "internal/auth/oidc", "internal/oci", "internal/ratelimit", "internal/web"},
 	"internal/server": {
 		"internal/admin", "internal/audit", "internal/auth", "internal/backup", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/token",
 		"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/certificate", "internal/distribution", "internal/fsck", "internal/gc", "internal/http1", "internal/job", "internal/journal",
-		"internal/meta", "internal/oci", "internal/ratelimit", "internal/registry", "internal/scrub", "internal/signin", "internal/upstream", "internal/web",
+		"internal/meta", "internal/oci", "internal/pulls", "internal/ratelimit", "internal/registry", "internal/retention", "internal/scrub", "internal/signin", "internal/upstream", "internal/web",
 	},
-	"cmd/berth": {"internal/access", "internal/admin", "internal/audit", "internal/auth/oidc", "internal/backup", "internal/blob", "internal/blob/fs", "internal/certificate", "internal/fsck", "internal/gc", "internal/journal", "internal/meta", "internal/move", "internal/oci", "internal/server", "internal/signin", "internal/upstream"},
+	"cmd/berth": {"internal/access", "internal/admin", "internal/audit", "internal/auth/oidc", "internal/backup", "internal/blob", "internal/blob/fs", "internal/certificate", "internal/fsck", "internal/gc", "internal/journal", "internal/meta", "internal/move", "internal/oci", "internal/policy", "internal/retention", "internal/server", "internal/signin", "internal/upstream"},
 }
 
 // outside says what the packages beside internal and cmd may import, tests included. They drive the

@@ -20,6 +20,7 @@ type connection struct {
 	insecure  bool
 	ca        string // file of PEM certificates
 	cert, key string // files of the client's certificate
+	inspect   bool   // what is read is not used
 }
 
 func (c *connection) addFlags(flags *pflag.FlagSet) {
@@ -46,6 +47,7 @@ func (c *connection) client(ctx context.Context, host string) (*upstream.Client,
 		PlainHTTP: c.plainHTTP,
 		Insecure:  c.insecure,
 		UserAgent: userAgent(),
+		Inspect:   c.inspect,
 	}
 	if c.ca != "" {
 		pem, err := os.ReadFile(c.ca)
@@ -77,8 +79,9 @@ func (c *connection) client(ctx context.Context, host string) (*upstream.Client,
 	return upstream.New(ctx, host, opt)
 }
 
-// repository returns a client of the repository that ref names.
-func (c *connection) repository(ctx context.Context, ref reference) (*upstream.Repository, error) {
+// repository returns a client of the repository that ref names, for somebody who looks at it.
+func (c connection) repository(ctx context.Context, ref reference) (*upstream.Repository, error) {
+	c.inspect = true
 	client, err := c.client(ctx, ref.host)
 	if err != nil {
 		return nil, err

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
+	"github.com/berthregistry/berth/internal/admin"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/upstream"
 )
@@ -16,7 +18,43 @@ func newManifestCommand() *cobra.Command {
 		Use:   "manifest",
 		Short: "Work with manifests: images, indexes and artifacts",
 	}
-	cmd.AddCommand(newManifestShowCommand())
+	cmd.AddCommand(newManifestListCommand(), newManifestShowCommand())
+	return cmd
+}
+
+func newManifestListCommand() *cobra.Command {
+	var (
+		conn            connection
+		asJSON, noTrunc bool
+	)
+	cmd := &cobra.Command{
+		Use:     "ls [HOST/]REPO",
+		Aliases: []string{"list"},
+		Short:   "List the manifests of a repository of a Berth, those without a tag included",
+		Long: `List the manifests of a repository of a Berth, those without a tag included, with their own size, how many tags point to them, and when they were
+pushed and pulled last, by whichever tag or by digest. HEAD is a pull, too. Pulls are noted every half a minute.`,
+		Args: exactArgs("REPO"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := parseReference(args[0], defaultRegistry())
+			if err != nil {
+				return usagef(cmd, "%w", err)
+			}
+			if !ref.bare() {
+				return usagef(cmd, "%q names one manifest: leave out its tag or digest, or use \"berth manifest show\"", args[0])
+			}
+			m := &management{conn: conn, server: ref.host, json: asJSON}
+			return m.run(func(cmd *cobra.Command, _ []string) error {
+				header := []string{"DIGEST", "TYPE", "SIZE", "TAGS", "PUSHED", "PULLED"}
+				return listAll(cmd, m, "manifests/"+string(ref.name), nil, header, func(v admin.Manifest) []string {
+					return []string{digestText(v.Digest, noTrunc), v.MediaType, sizeText(v.Size), strconv.FormatInt(v.Tags, 10), ageText(v.Pushed.Time), ageText(v.Pulled.Time)}
+				})
+			})(cmd, args)
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&asJSON, "json", false, "print one JSON object on each line")
+	flags.BoolVar(&noTrunc, "no-trunc", false, "print digests in full")
+	conn.addFlags(flags)
 	return cmd
 }
 

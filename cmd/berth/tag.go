@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/berthregistry/berth/internal/admin"
 	"github.com/berthregistry/berth/internal/oci"
 	"github.com/berthregistry/berth/internal/upstream"
 )
@@ -30,6 +31,7 @@ type tagList struct {
 	quiet    bool
 	json     bool
 	noTrunc  bool
+	pulled   bool
 	parallel int
 }
 
@@ -49,10 +51,14 @@ an artifact, the size of all its blobs as they are stored, and when it was made.
 An index counts the blobs of all its platforms, each once. --quiet lists tags only, which
 takes one request for each thousand of them instead of a few for each.
 
---at lists the tags that were there at a time, of a Berth, with where their manifests are now: in the repository, in the trash or gone.`,
+--at lists the tags that were there at a time, of a Berth, with where their manifests are now: in the repository, in the trash or gone.
+
+--pulled shows when each was pushed and pulled last, of a Berth. HEAD is a pull, too: clients that have an image ask no more. Pulls
+are noted every half a minute.`,
 		Example: `  berth tag ls team/app
   berth tag ls --quiet registry.example.com/team/app
   berth tag ls --at 7d team/app
+  berth tag ls --pulled team/app
   berth tag ls --json team/app | jq -r 'select(.size > 1e9) | .tag'`,
 		Args: exactArgs("REPO"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -69,6 +75,14 @@ takes one request for each thousand of them instead of a few for each.
 			if at != "" {
 				return list.tagsAt(cmd, conn, ref, at)
 			}
+			if list.pulled {
+				m := &management{conn: conn, server: ref.host, json: list.json}
+				return m.run(func(cmd *cobra.Command, _ []string) error {
+					return listAll(cmd, m, "tags/"+string(ref.name), nil, []string{"TAG", "DIGEST", "PUSHED", "PULLED"}, func(t admin.Tag) []string {
+						return []string{string(t.Tag), digestText(t.Digest, list.noTrunc), ageText(t.Pushed.Time), ageText(t.Pulled.Time)}
+					})
+				})(cmd, args)
+			}
 			repo, err := conn.repository(cmd.Context(), ref)
 			if err != nil {
 				return err
@@ -82,6 +96,7 @@ takes one request for each thousand of them instead of a few for each.
 	flags := cmd.Flags()
 	flags.StringVar(&at, "at", "", "list the tags of this `TIME`: 24h, 7d, 2026-12-31 or 2026-12-31T12:00:00Z")
 	flags.BoolVarP(&list.quiet, "quiet", "q", false, "print the tags only")
+	flags.BoolVar(&list.pulled, "pulled", false, "show when tags were pushed and pulled last")
 	flags.BoolVar(&list.json, "json", false, "print one JSON object on each line")
 	flags.BoolVar(&list.noTrunc, "no-trunc", false, "print digests in full")
 	flags.IntVar(&list.parallel, "parallel", 8, "ask for `N` tags at a time")

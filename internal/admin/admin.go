@@ -43,6 +43,8 @@ type Options struct {
 	Client func(*http.Request) netip.Addr
 	// Limits, if not nil, says how often a client may ask.
 	Limits *ratelimit.Limiter
+	// Delete allows to delete content.
+	Delete bool
 	// ReadOnly refuses changes.
 	ReadOnly bool
 	// Now is the clock.
@@ -74,6 +76,8 @@ const (
 	rightRepository   right = "repository"   // to administer the organization of the repository that the path names
 	rightRegistry     right = "registry"     // to administer the registry
 	rightContent      right = "content"      // to do to repositories what the request does, which its handler asks for each of them
+	rightPull         right = "pull"         // to pull from the repository that the path names
+	rightDelete       right = "delete"       // to delete there
 )
 
 // route is a row of the table: who calls method on path needs right and is served by serve. action is the name of a change; without it, nothing is changed.
@@ -150,7 +154,13 @@ var routes = slices.Concat(
 
 // policies are those of routes that are not about accounts. They are there without access control, too.
 var policies = slices.Concat(
-	[]route{{"GET", "freezes", rightRegistry, "", (*Handler).listFreezes}},
+	[]route{
+		{"GET", "freezes", rightRegistry, "", (*Handler).listFreezes},
+		{"GET", "tags/{repository...}", rightPull, "", (*Handler).listTags},
+		{"GET", "manifests/{repository...}", rightPull, "", (*Handler).listManifests},
+		{"GET", "cascade/{repository...}", rightDelete, "", (*Handler).planCascade},
+		{"POST", "cascade/{repository...}", rightDelete, "delete", (*Handler).deleteCascade},
+	},
 	policyRoutes("", rightRegistry),
 	policyRoutes("organizations/{organization}/", rightOrganization),
 	usageRoutes,
@@ -343,6 +353,18 @@ func (h *Handler) mayCall(w *web.Response, c *call, row *route) error {
 			return wrong
 		}
 		d, err = h.administers(c, access.Organization(r))
+	case rightPull:
+		r, wrong := oci.ParseRepository(c.PathValue("repository"))
+		if wrong != nil {
+			return wrong
+		}
+		d, _, err = h.opts.Auth.Decide(ctx, &c.identity, access.Pull, r, "")
+	case rightDelete:
+		r, wrong := oci.ParseRepository(c.PathValue("repository"))
+		if wrong != nil {
+			return wrong
+		}
+		d, c.facts, err = h.opts.Auth.Decide(ctx, &c.identity, access.Delete, r, "")
 	case rightRegistry:
 		d, err = h.opts.Auth.Administers(ctx, &c.identity, "")
 	}

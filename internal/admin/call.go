@@ -58,6 +58,8 @@ type call struct {
 	*http.Request
 	caller
 	action string // of the route
+	// facts are what rights to the repository of the path rest on, where these were asked for.
+	facts *access.Facts
 	// For the audit log: what the caller has signed in with, the name of what is made or its ID once there is one, and what is said about it or
 	// changed, without secrets.
 	credential string
@@ -69,16 +71,19 @@ type call struct {
 const maxBody = 64 << 10 // bytes
 
 // read reads the body, JSON whose fields are all known. An empty one is as good as {}.
-func (c *call) read(into any) error {
+func (c *call) read(into any) error { return c.readUpTo(maxBody, into) }
+
+// readUpTo is read for a body of another size.
+func (c *call) readUpTo(limit int64, into any) error {
 	if t, _, err := mime.ParseMediaType(c.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		return oci.Errorf(codeInvalid, "the body must be application/json").WithStatus(http.StatusUnsupportedMediaType)
 	}
-	b, err := io.ReadAll(io.LimitReader(c.Body, maxBody+1))
+	b, err := io.ReadAll(io.LimitReader(c.Body, limit+1))
 	switch {
 	case err != nil:
 		return err
-	case len(b) > maxBody:
-		return oci.Errorf(codeInvalid, "the body has more than %d bytes", maxBody).WithStatus(http.StatusRequestEntityTooLarge)
+	case int64(len(b)) > limit:
+		return oci.Errorf(codeInvalid, "the body has more than %d bytes", limit).WithStatus(http.StatusRequestEntityTooLarge)
 	}
 	return parse(b, into)
 }

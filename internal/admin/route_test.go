@@ -160,6 +160,20 @@ var routeTests = []struct {
 	{"GET", "organizations/{organization}/freeze", "organizations/team/freeze", "", 404, owners},
 	{"PUT", "organizations/{organization}/freeze", "organizations/team/freeze", `{"message":"closed"}`, 200, owners},
 	{"DELETE", "organizations/{organization}/freeze", "organizations/team/freeze", "", 404, owners},
+
+	{"GET", "retention", "retention", "", 200, administrators},
+	{"POST", "retention", "retention", `{"rules":{"newest":1}}`, 201, administrators},
+	{"GET", "retention/plan", "retention/plan", "", 200, administrators},
+	{"DELETE", "retention/{id}", "retention/999", "", 404, administrators},
+	{"GET", "organizations/{organization}/retention", "organizations/team/retention", "", 200, owners},
+	{"POST", "organizations/{organization}/retention", "organizations/team/retention", `{"rules":{"newest":1}}`, 201, owners},
+	{"GET", "organizations/{organization}/retention/plan", "organizations/team/retention/plan", "", 200, owners},
+	{"DELETE", "organizations/{organization}/retention/{id}", "organizations/team/retention/999", "", 404, owners},
+
+	{"GET", "tags/{repository...}", "tags/team/app", "", 200, append([]string{robot, narrowOwner, narrowRoot}, owners...)},
+	{"GET", "manifests/{repository...}", "manifests/team/app", "", 200, append([]string{robot, narrowOwner, narrowRoot}, owners...)},
+	{"GET", "cascade/{repository...}", "cascade/team/app?tag=x", "", 404, append([]string{narrowOwner}, owners...)},
+	{"POST", "cascade/{repository...}", "cascade/team/app", `{"tags":[],"manifests":[]}`, 200, append([]string{narrowOwner}, owners...)},
 }
 
 // TestRoutes asks for everything as everybody: first as those who may not, and that changes nothing, since those who may come after them.

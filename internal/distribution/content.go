@@ -186,6 +186,9 @@ func (h *Handler) redirect(w *web.Response, req *request, b *meta.Blob) (bool, e
 // largeBodies is how many bytes of large manifests are held for those who pull them.
 const largeBodies = 16 << 20
 
+// inspectHeader is sent by who looks at a manifest and does not use it, such as "berth tag ls": that is not counted as a pull.
+const inspectHeader = "Berth-Inspect"
+
 // getManifest serves end-3 (spec.md#pulling-manifests). Whatever Accept says, the stored
 // bytes are the answer: a digest names them and no others.
 func (h *Handler) getManifest(w *web.Response, req *request) error {
@@ -201,6 +204,9 @@ func (h *Handler) getManifest(w *web.Response, req *request) error {
 		h.opts.Limits.ShowPulls(w, req.subject)
 	} else if err := h.opts.Limits.Pull(w, req.subject); err != nil {
 		return err
+	}
+	if h.opts.Pulled != nil && req.http.Header[inspectHeader] == nil {
+		h.opts.Pulled(req.repository, req.reference.Tag, m.Digest)
 	}
 	// Without a body it is a large one, which is held while there is room. Else it comes in
 	// parts: many who read slowly are served slowly, and cost no memory.

@@ -41,6 +41,10 @@ type Options struct {
 	// ReadOnly refuses pushes and deletes.
 	ReadOnly bool
 
+	// Pulled, if not nil, is told of every manifest that is pulled, also by HEAD: who has the content asks for no more. The tag is empty if it was
+	// asked for by digest.
+	Pulled func(oci.Repository, oci.Tag, oci.Digest)
+
 	// Limits, if not nil, says how often a client may ask.
 	Limits *ratelimit.Limiter
 

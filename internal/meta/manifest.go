@@ -378,10 +378,7 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 			return err
 		}
 		t.touch(r)
-		if err := t.deleteManifest(repo, r, id, d, allow, held, origin, now); err != nil {
-			return err
-		}
-		if err := t.record(origin, r, describe(d, nil, nil), now); err != nil {
+		if err := t.deleteManifest(repo, r, id, d, held, allow, origin, now); err != nil {
 			return err
 		}
 		_, err = t.dropIfEmpty(repo)
@@ -390,7 +387,7 @@ func (db *DB) DeleteManifest(ctx context.Context, r oci.Repository, d oci.Digest
 }
 
 // deleteManifest deletes a manifest of a repository that the caller has locked, with its tags, unless one of these is protected or allow, if not nil, says no.
-func (t *tx) deleteManifest(repo int64, r oci.Repository, id int64, d oci.Digest, allow Allow, held *policy.Set, origin Origin, now time.Time) error {
+func (t *tx) deleteManifest(repo int64, r oci.Repository, id int64, d oci.Digest, held *policy.Set, allow Allow, origin Origin, now time.Time) error {
 	if allow != nil || len(held.Protections) > 0 {
 		if err := t.query(func(scan func(...any) error) error {
 			var tag oci.Tag
@@ -429,8 +426,10 @@ func (t *tx) deleteManifest(repo int64, r oci.Repository, id int64, d oci.Digest
 			return err
 		}
 	}
-	_, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id)
-	return err
+	if _, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id); err != nil {
+		return err
+	}
+	return t.record(origin, r, describe(d, nil, nil), now)
 }
 
 // Referrer is a manifest that has a subject.

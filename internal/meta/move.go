@@ -234,6 +234,7 @@ func MovedTables() []Table {
 		table("signing_key", "kid private signs_from known_until", ""),
 		table("audit", "id at account_id actor credential client action object detail allowed", 0),
 		table("tag_protection", "id organization repositories tags created_at created_by", 0),
+		table("retention_policy", "id organization repositories tags rules created_at created_by", 0),
 		table("content_freeze", "organization message since created_by", ""),
 		table("quota", "organization bytes deduplicated tags repositories warn", ""),
 		table("repository", "id name created_at listed public", 0),
@@ -247,6 +248,8 @@ func MovedTables() []Table {
 		table("trashed_manifest_blob", "manifest_id blob_id repository_id", 0, 0),
 		table("trashed_tag", "manifest_id name", 0, ""),
 		table("tag", "repository_id name manifest_id updated_at", 0, ""),
+		table("tag_pull", "repository_id name pulled_at", 0, ""),
+		table("manifest_pull", "manifest_id pulled_at", 0),
 		table("tag_log", "id repository_id repository tag old_digest new_digest at actor credential method", 0),
 	}
 }

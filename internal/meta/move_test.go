@@ -169,6 +169,10 @@ func eachRows(t *testing.T, db *DB, table Table, f func(*Rows)) (sum TableSum) {
 func TestMoveRows(t *testing.T) {
 	from, to := newDB(t), newDB(t)
 	fill(t, from, 300)
+	protect(t, from, "team", "v*")
+	must(t, from.SetFreeze(t.Context(), &Freeze{Freeze: policy.Freeze{Organization: "frozen"}}))
+	exercisePulls(t, from)
+	must(t, from.AddRetention(t.Context(), new(Retention)))
 	begin(t, from, to)
 	if err := to.CheckComplete(t.Context()); !errors.Is(err, ErrMoving) {
 		t.Errorf("an unfinished target is %v", err)

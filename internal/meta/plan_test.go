@@ -201,6 +201,9 @@ func exercise(t *testing.T, db *DB) {
 	must(err)
 	exerciseRights(t, db)
 	exercisePolicies(t, db)
+	exercisePulls(t, db)
+	exerciseCascade(t, db)
+	exerciseRetention(t, db)
 	if got := collectAll(t, db); got.Links == 0 {
 		t.Fatal("nothing was collected")
 	}

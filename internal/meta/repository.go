@@ -215,10 +215,7 @@ func (db *DB) DeleteManifests(ctx context.Context, r oci.Repository, through int
 		}
 		t.touch(r)
 		for _, one := range rows {
-			if err := t.deleteManifest(repo, r, one.id, one.digest, allow, held, origin, now); err != nil {
-				return err
-			}
-			if err := t.record(origin, r, describe(one.digest, nil, nil), now); err != nil {
+			if err := t.deleteManifest(repo, r, one.id, one.digest, held, allow, origin, now); err != nil {
 				return err
 			}
 		}

@@ -108,7 +108,7 @@ func OpenManagement(ctx context.Context, cfg *Config, mayMake bool, log *slog.Lo
 		return nil, nil, err
 	}
 	management := admin.New(admin.Options{
-		Auth: accounts, DB: s.DB, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), ReadOnly: cfg.ReadOnly,
+		Auth: accounts, DB: s.DB, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), Delete: cfg.Delete, ReadOnly: cfg.ReadOnly,
 	})
 	return management.Local(), s.Close, nil
 }

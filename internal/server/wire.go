@@ -21,6 +21,7 @@ import (
 	"github.com/berthregistry/berth/internal/job"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/pulls"
 	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/scrub"
 	"github.com/berthregistry/berth/internal/signin"
@@ -103,7 +104,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		}
 	}
 	management := admin.New(admin.Options{
-		Auth: accounts, DB: db, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), Client: server.Client, Limits: limits, ReadOnly: cfg.ReadOnly,
+		Auth: accounts, DB: db, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), Client: server.Client, Limits: limits, Delete: cfg.Delete, ReadOnly: cfg.ReadOnly,
 	})
 	if accounts != nil {
 		if err := offerSetup(ctx, cfg, log, management); err != nil {
@@ -115,6 +116,11 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		options.Auth, options.Service, options.Origin = accounts, cfg.Service(), server.Origin
 		tokens = token.New(token.Options{Auth: accounts, Service: cfg.Service(), Client: server.Client, Limits: limits})
 	}
+	pulled := pulls.New(db, log)
+	if !cfg.ReadOnly {
+		metrics.CounterFunc("berth_pulls_not_noted_total", "Pulls whose time was not noted, because there were too many at once.", func() float64 { return float64(pulled.Lost()) })
+		options.Pulled = pulled.Note
+	}
 	protocol := distribution.New(reg, options)
 
 	runner := job.New(db, job.Options{Log: log})
@@ -123,6 +129,9 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		return nil, nil, errors.Join(err, storage.Close())
 	}
 	var background sync.WaitGroup
+	if !cfg.ReadOnly {
+		background.Go(func() { pulled.Run(ctx) })
+	}
 	if authority != nil {
 		background.Go(func() { authority.Run(ctx) })
 	}
@@ -145,6 +154,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	if bucket, ok := store.(*s3.Store); ok && cfg.Collection.Interval > 0 {
 		jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
 	}
+	jobs = append(jobs, retentionJob(metrics, db, cfg.Delete, meta.Origin{Actor: "retention", Method: "retention", Trash: cfg.Trash.Keep > 0, Audit: accounts != nil}, log))
 	if accounts != nil {
 		for _, to := range receivers {
 			jobs = append(jobs, audit.NewForwarder(db, to, log).Job())

@@ -42,6 +42,8 @@ type Options struct {
 	Certificate *tls.Certificate
 	Credential  CredentialFunc // nil for anonymous
 	UserAgent   string
+	// Inspect asks a Berth not to count what is read as pulled: somebody looks, and nobody uses it.
+	Inspect bool
 }
 
 // Client speaks to one registry.

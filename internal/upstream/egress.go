@@ -15,6 +15,7 @@ type egressTransport struct {
 	dialer    *egress.Dialer // of both
 	proxy     func(*http.Request) (*url.URL, error)
 	userAgent string
+	inspect   bool
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -30,6 +31,9 @@ func (t *egressTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(ctx)
 	if t.userAgent != "" {
 		req.Header.Set("User-Agent", t.userAgent)
+	}
+	if t.inspect {
+		req.Header.Set("Berth-Inspect", "1")
 	}
 	return base.RoundTrip(req)
 }

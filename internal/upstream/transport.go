@@ -74,7 +74,7 @@ func newTransport(host, base string, tlsConfig *tls.Config, opt Options) (_ http
 		MaxRetry:  4,
 	}
 	inner := &retry.Transport{
-		Base:   &egressTransport{base: conns, others: others, own: own, dialer: dial, proxy: conns.Proxy, userAgent: opt.UserAgent},
+		Base:   &egressTransport{base: conns, others: others, own: own, dialer: dial, proxy: conns.Proxy, userAgent: opt.UserAgent, inspect: opt.Inspect},
 		Policy: func() retry.Policy { return policy },
 	}
 	return newAuthTransport(inner, u, host, opt.Credential), conns, others, nil
