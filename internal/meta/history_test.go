@@ -155,6 +155,7 @@ func TestManyMoves(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	must(t, db.Analyze(t.Context())) // PostgreSQL has not done that yet by itself
 	for i, want := range map[int]oci.Digest{1: two.Digest, 2: one.Digest, n - 1 | 1: two.Digest} {
 		changes, next, err := db.TagChanges(t.Context(), "a", at(0).Add(time.Duration(i)*time.Millisecond), time.Time{}, "", 10)
 		if err != nil || next != "" || len(changes) != 3 || changes[2].From.Digest != want {

@@ -36,9 +36,17 @@ func NewClient(t testing.TB, program string, args ...string) *Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		unmount(home) // what podman and buildah leave mounted
-		if err := os.RemoveAll(home); err != nil {
-			t.Error(err)
+		// What podman and buildah leave behind may still be at work.
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+			unmount(home)
+			err := os.RemoveAll(home)
+			if err == nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Error(err)
+				return
+			}
 		}
 	})
 	for _, dir := range []string{"run", ".docker"} {
