@@ -76,7 +76,6 @@ func fill(t *testing.T, url string, n int) {
 
 // TestContent compares a registry of 100,000 repositories, 10,000,000 tags and 30,000,000 links with one of a hundredth.
 func TestContent(t *testing.T) {
-	bucket := service.S3(t)
 	type registry struct {
 		node *node
 		n    int
@@ -84,7 +83,7 @@ func TestContent(t *testing.T) {
 	}
 	var registries []registry
 	for _, n := range []int{repositories / 100, repositories} {
-		db := service.Postgres(t)
+		db, bucket := service.Postgres(t), service.S3(t)
 		// The node makes the schema.
 		node := startNode(t, db, bucket, "BERTH_COLLECTION_INTERVAL=2s", "BERTH_COLLECTION_GRACE=1s", "BERTH_SCRUB_INTERVAL=0s", "BERTH_STORAGE_S3_REDIRECT=off")
 		fill(t, db.URL, n)
