@@ -38,6 +38,16 @@ type Pruned struct {
 
 // Prune deletes sets, then all objects that no set has. Broken off at any point, it leaves nothing but work for the next one.
 func Prune(ctx context.Context, target blob.Store, opts PruneOptions) (done Pruned, err error) {
+	keep := make(map[string]bool) // what no set's database has
+	// Before the sets: a set that is finished meanwhile is there before the notes of what it has are deleted.
+	if err := eachPending(ctx, target, func(blobs []meta.MovingBlob) error {
+		for _, b := range blobs {
+			keep[b.Key] = true
+		}
+		return nil
+	}); err != nil {
+		return done, err
+	}
 	sets, err := Sets(ctx, target)
 	if err != nil {
 		return done, err
@@ -58,7 +68,6 @@ func Prune(ctx context.Context, target blob.Store, opts PruneOptions) (done Prun
 		return done, err
 	}
 	defer os.RemoveAll(dir)
-	keep := make(map[string]bool) // what no set's database has
 	var databases []*meta.DB
 	defer func() {
 		for _, db := range databases {
@@ -72,14 +81,6 @@ func Prune(ctx context.Context, target blob.Store, opts PruneOptions) (done Prun
 			return done, err // rather nothing than too much
 		}
 		databases = append(databases, db)
-	}
-	if err := eachPending(ctx, target, func(_ string, blobs []meta.MovingBlob) error {
-		for _, b := range blobs {
-			keep[b.Key] = true
-		}
-		return nil
-	}); err != nil {
-		return done, err
 	}
 	known := func(key string) (bool, error) {
 		for _, db := range databases {
