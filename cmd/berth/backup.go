@@ -173,6 +173,8 @@ func newBackupVerifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify [SET] --from PLACE",
 		Short: "Check that a set is whole, the newest one if none is named",
+		Long: `Check that a set is whole, the newest one if none is named: that each object is there and has its size, with --deep its digest. What is damaged is noted in
+the backup, and copied anew for the next set.`,
 		Example: `  berth backup verify --from /mnt/backup --deep
   berth backup verify 20261122T001302Z-qx4a --from /mnt/backup`,
 		Args: cobra.MaximumNArgs(1),

@@ -510,3 +510,35 @@ func TestSource(t *testing.T) {
 		t.Errorf("the backup was opened %d times", opened)
 	}
 }
+
+// A blob whose object in the backup is found damaged is copied anew for the next set, once.
+func TestDamagedObject(t *testing.T) {
+	w := serve(t, sqlite(t), folder(t))
+	target := folder(t)
+	w.fill(0)
+	d := w.push("a/b", []byte("layer"))
+	first, err := create(t, w, target)
+	must(t, err)
+	from, err := first.Fetch(t.Context(), target, t.TempDir())
+	must(t, err)
+	b, err := from.FindBlob(t.Context(), d.Digest.String())
+	must(t, err)
+	must(t, from.Close())
+	must(t, target.Delete(t.Context(), b.Key))
+	if second, err := create(t, w, target); err != nil || second.Copied != 0 {
+		t.Errorf("before anybody knows of the damage: %+v, %v", second, err)
+	}
+	if wrong := verify(t, target, first); len(wrong) != 1 {
+		t.Errorf("a verification finds %q", wrong)
+	}
+	for _, copied := range []int64{1, 0} {
+		s, err := create(t, w, target)
+		must(t, err)
+		if wrong := verify(t, target, s); len(wrong) > 0 || s.Copied != copied {
+			t.Errorf("the next set is %+v: %q", s, wrong)
+		}
+	}
+	if wrong := verify(t, target, first); len(wrong) != 1 {
+		t.Errorf("what was damaged is %q", wrong)
+	}
+}

@@ -52,6 +52,8 @@ type creator struct {
 	work *meta.DB // the database of the set that is being made
 	last *meta.DB // of the newest set; nil if there is none
 
+	notes []string // documents of what was found damaged in the target
+
 	mu          sync.Mutex // guards what follows
 	now         Progress
 	copied      []meta.MovingBlob // that are not noted in the target yet; keys are the target's
@@ -215,7 +217,11 @@ func (c *creator) known(ctx context.Context) error {
 		}
 		return c.work.NoteAllMoved(ctx, there)
 	})
-	if err != nil || c.last == nil {
+	if err != nil {
+		return err
+	}
+	var wrong map[string]bool
+	if wrong, c.notes, err = damaged(ctx, c.Target); err != nil || c.last == nil {
 		return err
 	}
 	for after := int64(0); ; {
@@ -226,6 +232,9 @@ func (c *creator) known(ctx context.Context) error {
 		after = blobs[len(blobs)-1].ID
 		var there []meta.MovingBlob
 		for _, b := range blobs {
+			if wrong[b.Digest] {
+				continue
+			}
 			old, err := c.last.FindBlob(ctx, b.Digest)
 			if errors.Is(err, meta.ErrNotFound) || err == nil && old.Size != b.Size {
 				continue
@@ -452,6 +461,11 @@ func (c *creator) finish(ctx context.Context, dir string, facts meta.Facts) (Set
 	}
 	if err := c.Target.PutDocument(ctx, setRoot+set.Name+extension, append(data, '\n')); err != nil {
 		return Set{}, err
+	}
+	for _, name := range c.notes {
+		if err := c.Target.DeleteDocument(ctx, name); err != nil {
+			return set, err
+		}
 	}
 	return set, forgetPending(ctx, c.Target)
 }

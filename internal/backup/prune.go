@@ -111,7 +111,7 @@ func Prune(ctx context.Context, target blob.Store, opts PruneOptions) (done Prun
 }
 
 // Verify checks that everything is there that a set has: objects by their size, with deep by their digest. found is called for what is
-// wrong, by one goroutine at a time. It returns how much it looked at.
+// wrong, by one goroutine at a time, and blobs are noted, so that the next set has them copied anew. It returns how much it looked at.
 func Verify(ctx context.Context, target blob.Store, s Set, deep bool, parallel int, temp string, found func(what string)) (blobs, bytes int64, err error) {
 	dir, err := os.MkdirTemp(temp, "berth-backup-*")
 	if err != nil {
@@ -154,10 +154,15 @@ func Verify(ctx context.Context, target blob.Store, s Set, deep bool, parallel i
 		if err := group.Wait(); err != nil {
 			return blobs, bytes, err
 		}
+		var wrong []string
 		for i, what := range results {
 			if what != "" {
 				found("blob " + rows[i].Digest + ": " + what)
+				wrong = append(wrong, rows[i].Digest)
 			}
+		}
+		if err := noteDamaged(ctx, target, wrong); err != nil {
+			return blobs, bytes, err
 		}
 	}
 }
