@@ -47,6 +47,8 @@ type Options struct {
 	Delete bool
 	// ReadOnly refuses changes.
 	ReadOnly bool
+	// Backups is where servers keep backups; empty if they make none by themselves.
+	Backups string
 	// Now is the clock.
 	Now func() time.Time
 }

@@ -139,6 +139,10 @@ var routeTests = []struct {
 	{"POST", "scrub/run", "scrub/run", "{}", 204, administrators},
 	{"POST", "scrub/pause", "scrub/pause", "{}", 204, administrators},
 	{"POST", "scrub/resume", "scrub/resume", "{}", 204, administrators},
+	{"GET", "backup", "backup", "", 200, administrators},
+	{"POST", "backup/run", "backup/run", "{}", 204, administrators},
+	{"POST", "backup/pause", "backup/pause", "{}", 204, administrators},
+	{"POST", "backup/resume", "backup/resume", "{}", 204, administrators},
 
 	{"GET", "grants", "grants", "", 200, administrators},
 	{"POST", "grants", "grants", `{"account":"person","role":"reader"}`, 201, administrators},

@@ -55,6 +55,11 @@ func (c *Config) check() []Problem {
 	}
 	b, noBackup := c.Backup, Default().Backup
 	require(b.To != "" || b == noBackup, "backup.to", "a place is needed where backups are to be kept")
+	if b.To != "" {
+		if err := c.checkBackup(b.To); err != nil {
+			require(false, "backup.to", "%v", err)
+		}
+	}
 	atLeast(b.Interval, time.Second, "backup.interval")
 	require(b.Keep >= 0, "backup.keep", "%d must be at least 0", b.Keep)
 	atLeast(c.Journal.Interval, 100*time.Millisecond, "journal.interval")

@@ -48,7 +48,8 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		return nil, nil, err
 	}
 	storage := &Storage{DB: db, Blobs: store}
-	if err := checkJournal(ctx, cfg, log, storage); err != nil {
+	copied := newJournal(cfg, log, metrics, storage)
+	if err := beginJournal(ctx, cfg, log, copied); err != nil {
 		return nil, nil, errors.Join(err, storage.Close())
 	}
 	reg, err := newRegistry(ctx, cfg, db, store, observeQuotas(metrics, db, log))
@@ -64,7 +65,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	})
 	observeStorage(metrics, db)
 	observeDatabase(metrics, db)
-	metrics.registry.MustRegister(jobMetrics{db}, scrubMetrics{db})
+	metrics.registry.MustRegister(jobMetrics{db}, scrubMetrics{db}, backupMetrics{db})
 
 	server := web.NewServer(web.Options{
 		Log:            log,
@@ -105,6 +106,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}
 	management := admin.New(admin.Options{
 		Auth: accounts, DB: db, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), Client: server.Client, Limits: limits, Delete: cfg.Delete, ReadOnly: cfg.ReadOnly,
+		Backups: string(cfg.Backup.To),
 	})
 	if accounts != nil {
 		if err := offerSetup(ctx, cfg, log, management); err != nil {
@@ -166,7 +168,6 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		}
 	}
 	if !cfg.ReadOnly {
-		copied := newJournal(cfg, log, metrics, storage)
 		if cfg.Backup.To != "" {
 			jobs = append(jobs, backupEvery(cfg, log, storage))
 		}
