@@ -8,6 +8,7 @@ import (
 	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/retention"
 	"github.com/berthregistry/berth/internal/scrub"
 )
 
@@ -23,6 +24,11 @@ var jobRoutes = []route{
 	{"POST", "scrub/run", rightRegistry, "scrub.run", asks(scrub.Job)},
 	{"POST", "scrub/pause", rightRegistry, "scrub.pause", pauses(scrub.Job)},
 	{"POST", "scrub/resume", rightRegistry, "scrub.resume", resumes(scrub.Job)},
+
+	{"GET", "retention/status", rightRegistry, "", (*Handler).showRetention},
+	{"POST", "retention/run", rightRegistry, "retention.run", asks(retention.Job)},
+	{"POST", "retention/pause", rightRegistry, "retention.pause", pauses(retention.Job)},
+	{"POST", "retention/resume", rightRegistry, "retention.resume", resumes(retention.Job)},
 }
 
 // JobStatus is what is known of periodic work, on whichever node it runs.

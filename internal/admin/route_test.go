@@ -139,6 +139,10 @@ var routeTests = []struct {
 	{"POST", "scrub/run", "scrub/run", "{}", 204, administrators},
 	{"POST", "scrub/pause", "scrub/pause", "{}", 204, administrators},
 	{"POST", "scrub/resume", "scrub/resume", "{}", 204, administrators},
+	{"GET", "retention/status", "retention/status", "", 200, administrators},
+	{"POST", "retention/run", "retention/run", "{}", 204, administrators},
+	{"POST", "retention/pause", "retention/pause", "{}", 204, administrators},
+	{"POST", "retention/resume", "retention/resume", "{}", 204, administrators},
 
 	{"GET", "grants", "grants", "", 200, administrators},
 	{"POST", "grants", "grants", `{"account":"person","role":"reader"}`, 201, administrators},
