@@ -248,6 +248,8 @@ func exerciseCascade(t *testing.T, db *DB) {
 	}
 	plan, err = db.PlanCascade(t.Context(), cascading, byTag("v1"))
 	must(t, err)
-	_, err = db.DeleteCascade(t.Context(), cascading, ordered(plan.Tags), orderedManifests(plan.Manifests[0].Digest), nil, Origin{}, at(1))
+	signature := simple(t, db, "cosign", cosignTag(a, ".sig"))
+	tags := append(ordered(plan.Tags), OrderedTag{CascadeTag{cosignTag(a, ".sig"), signature}, Seen{Pushed: at(0)}})
+	_, err = db.DeleteCascade(t.Context(), cascading, tags, orderedManifests(plan.Manifests[0].Digest), nil, Origin{}, at(1))
 	must(t, err)
 }

@@ -437,9 +437,13 @@ func (t *tx) deleteManifest(repo int64, r oci.Repository, id int64, d oci.Digest
 	}
 	// What was there for it has been of no use since now.
 	if _, err := t.exec(`INSERT INTO manifest_use (manifest_id, released_at)
-		SELECT m.id, CAST($4 AS BIGINT) FROM manifest_child c JOIN manifest m ON m.repository_id = $1 AND m.digest = c.digest WHERE c.manifest_id = $2
-		UNION SELECT m.id, CAST($4 AS BIGINT) FROM manifest m WHERE m.repository_id = $1 AND m.subject = $3
-		ON CONFLICT (manifest_id) DO UPDATE SET released_at = excluded.released_at`, repo, id, d.String(), now.UnixMilli()); err != nil {
+		SELECT m.id, CAST($3 AS BIGINT) FROM manifest_child c JOIN manifest m ON m.repository_id = $1 AND m.digest = c.digest WHERE c.manifest_id = $2
+		ON CONFLICT (manifest_id) DO UPDATE SET released_at = excluded.released_at`, repo, id, now.UnixMilli()); err != nil {
+		return err
+	}
+	if _, err := t.exec(`INSERT INTO manifest_use (manifest_id, released_at)
+		SELECT m.id, CAST($3 AS BIGINT) FROM manifest m WHERE m.repository_id = $1 AND m.subject = $2
+		ON CONFLICT (manifest_id) DO UPDATE SET released_at = excluded.released_at`, repo, d.String(), now.UnixMilli()); err != nil {
 		return err
 	}
 	if _, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id); err != nil {

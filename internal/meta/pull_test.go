@@ -204,4 +204,8 @@ func exercisePulls(t *testing.T, db *DB) {
 	must(t, err)
 	_, _, err = db.PullsSince(t.Context())
 	must(t, err)
+	put(t, db, one)
+	must(t, db.DeleteManifest(t.Context(), "pulled", one.Digest, nil, Origin{Trash: true}, at(2)))
+	_, err = db.Undelete(t.Context(), "pulled", one.Digest, nil, Origin{}, at(3))
+	must(t, err)
 }
