@@ -195,22 +195,22 @@ func (j *Journal) Export(ctx context.Context) (result string, err error) {
 	}
 	changes, pages := 0, 0
 	for {
+		// In turn, so that neither keeps the other waiting; a checkpoint of little is whole before the first change is written.
+		more, err := j.checkpoint(ctx)
+		if err != nil {
+			return "", fmt.Errorf("write a checkpoint: %w", err)
+		}
+		if more {
+			pages++
+		}
 		n, full, err := j.changes(ctx)
 		if err != nil {
 			return "", fmt.Errorf("write changes: %w", err)
 		}
 		changes += n
-		if full {
-			continue
-		}
-		more, err := j.checkpoint(ctx)
-		if err != nil {
-			return "", fmt.Errorf("write a checkpoint: %w", err)
-		}
-		if !more {
+		if !more && !full {
 			return fmt.Sprintf("%d changes, %d parts of a checkpoint", changes, pages), nil
 		}
-		pages++
 	}
 }
 

@@ -479,7 +479,7 @@ func (db *DB) clearRows(ctx context.Context, mark string) error {
 		for i, t := range tables {
 			names[i] = t.Name
 		}
-		return clear(`TRUNCATE organization_usage, organization_blob, `+strings.Join(names, ", "), `UPDATE total SET blobs = 0, bytes = 0`)
+		return clear(`TRUNCATE organization_usage, organization_blob, damaged_blob, `+strings.Join(names, ", "), `UPDATE total SET blobs = 0, bytes = 0`)
 	}
 	for i := range tables {
 		if err := clear(`DELETE FROM `+tables[len(tables)-1-i].Name, forgetChanges); err != nil {

@@ -221,6 +221,8 @@ var rightless = []string{
 	"clearRows", "BeginRebuild", "StageRecords", "rebuild", "NumberRebuilt", "NoteAllMoved", "RekeyMoved",
 	// A copy of what is there.
 	"SwapJournalState", "Settle", "Written",
+	"PlanCascade", "ofJob", "NotePulls", "AddRetention", "DeleteRetention",
+	"MarkDamaged", "ClearDamage", "ReplaceObject", "NoteVerified", // of blobs
 }
 
 // updaters returns the methods of DB that change something.
@@ -366,6 +368,17 @@ func TestFactsAreExact(t *testing.T) {
 		{"PutManifest", again},
 		{"DeleteManifests", func() error {
 			_, err := db.DeleteManifests(ctx, "acme/app", 1<<40, 10, nil, Origin{}, at(0))
+			return err
+		}},
+		{"PutManifest", again},
+		{"DeleteCascade", func() error {
+			plan, err := db.PlanCascade(ctx, "acme/app", oci.Reference{Digest: kept.Digest})
+			must(t, err)
+			goes := []oci.Digest{}
+			for _, m := range plan.Manifests {
+				goes = append(goes, m.Digest)
+			}
+			_, err = db.DeleteCascade(ctx, "acme/app", plan.Tags, goes, nil, Origin{}, at(0))
 			return err
 		}},
 		{"PutManifest", again},

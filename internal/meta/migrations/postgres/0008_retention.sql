@@ -1,4 +1,4 @@
--- compatible: 2
+-- compatible: 1
 
 -- When tags and manifests were pulled last, by GET or HEAD. They are tables of their own, so that noting a pull rewrites no row that holds a body; the
 -- foreign keys take the rows away whoever deletes what they tell of. Of a manifest it is noted, too, when it was pushed again or taken out of the trash, and when
