@@ -374,11 +374,15 @@ func TestFactsAreExact(t *testing.T) {
 		{"DeleteCascade", func() error {
 			plan, err := db.PlanCascade(ctx, "acme/app", oci.Reference{Digest: kept.Digest})
 			must(t, err)
-			goes := []oci.Digest{}
-			for _, m := range plan.Manifests {
-				goes = append(goes, m.Digest)
+			var tags []OrderedTag
+			for _, tag := range plan.Tags {
+				tags = append(tags, OrderedTag{CascadeTag: tag})
 			}
-			_, err = db.DeleteCascade(ctx, "acme/app", plan.Tags, goes, nil, Origin{}, at(0))
+			var manifests []OrderedManifest
+			for _, m := range plan.Manifests {
+				manifests = append(manifests, OrderedManifest{Digest: m.Digest})
+			}
+			_, err = db.DeleteCascade(ctx, "acme/app", tags, manifests, nil, Origin{}, at(0))
 			return err
 		}},
 		{"PutManifest", again},
