@@ -41,6 +41,11 @@ func fill(t *testing.T, url string, n int) {
 	for _, s := range []string{
 		`SET session_replication_role = replica`,
 		`SET synchronous_commit = off`,
+		`SET maintenance_work_mem = '1GB'`,
+		// Indexes are made faster at the end.
+		`CREATE TEMP TABLE later AS SELECT indexname AS name, indexdef AS text FROM pg_indexes
+			WHERE schemaname = current_schema() AND indexname NOT IN (SELECT conname FROM pg_constraint)`,
+		`DO $$ DECLARE i RECORD; BEGIN FOR i IN SELECT * FROM later LOOP EXECUTE format('DROP INDEX %I', i.name); END LOOP; END $$`,
 		fmt.Sprintf(`INSERT INTO repository (id, name, created_at, listed) SELECT i, 'org' || (i - 1) / %d %% 1000 || '/app' || i, 0, 1 FROM generate_series(1, %d) i`,
 			repositorySh, n),
 		fmt.Sprintf(`INSERT INTO blob (id, digest, size, storage_key, created_at)
@@ -65,6 +70,7 @@ func fill(t *testing.T, url string, n int) {
 		`SELECT setval(pg_get_serial_sequence('repository', 'id'), (SELECT MAX(id) FROM repository))`,
 		`SELECT setval(pg_get_serial_sequence('blob', 'id'), (SELECT MAX(id) FROM blob))`,
 		`SELECT setval(pg_get_serial_sequence('manifest', 'id'), (SELECT MAX(id) FROM manifest))`,
+		`DO $$ DECLARE i RECORD; BEGIN FOR i IN SELECT * FROM later LOOP EXECUTE i.text; END LOOP; END $$`,
 		`VACUUM ANALYZE`,
 	} {
 		if _, err := conn.Exec(ctx, s); err != nil {
@@ -94,18 +100,18 @@ func TestContent(t *testing.T) {
 	pick := func(r registry, i int) int { return 1 + i*7919%r.n }
 	operations := []struct {
 		name string
-		do   func(r registry, i int)
+		do   func(r registry, i, pass int)
 	}{
-		{"page of 100 tags", func(r registry, i int) {
+		{"page of 100 tags", func(r registry, i, pass int) {
 			drain(t, do(t, http.MethodGet, r.node.URL+"/v2/"+name(r, pick(r, i))+"/tags/list?n=100", nil, 0, http.StatusOK))
 		}},
-		{"page of 100 of the catalog", func(r registry, i int) {
+		{"page of 100 of the catalog", func(r registry, i, pass int) {
 			drain(t, do(t, http.MethodGet, r.node.URL+"/v2/_catalog?n=100&last="+name(r, pick(r, i)), nil, 0, http.StatusOK))
 		}},
-		{"manifest GET by tag", func(r registry, i int) {
+		{"manifest GET by tag", func(r registry, i, pass int) {
 			drain(t, do(t, http.MethodGet, r.node.URL+"/v2/"+name(r, pick(r, i))+"/manifests/v"+fmt.Sprint(1+i%tagsEach), nil, 0, http.StatusOK))
 		}},
-		{"manifest PUT with a new tag", func(r registry, i int) {
+		{"manifest PUT with a new tag", func(r registry, i, pass int) {
 			pushed++
 			repo := pick(r, i)
 			// It needs 30 blobs that the repository has.
@@ -119,28 +125,31 @@ func TestContent(t *testing.T) {
 			drain(t, do(t, http.MethodPut, r.node.URL+"/v2/"+name(r, repo)+"/manifests/new-"+fmt.Sprint(pushed), bytes.NewReader(body), int64(len(body)), http.StatusCreated,
 				"Content-Type", mediaImage))
 		}},
-		{"mount", func(r registry, i int) {
+		{"mount", func(r registry, i, pass int) {
 			from := pick(r, i)
-			id := (from-1)/repositorySh*blobsEach + 1 + i%blobsEach
+			id := (from-1)/repositorySh*blobsEach + 1 + (i+pass)%blobsEach
 			drain(t, do(t, http.MethodPost, r.node.URL+"/v2/"+name(r, pick(r, i+1_000))+"/blobs/uploads/?mount="+digestOf(fmt.Append(nil, id))+"&from="+name(r, from),
 				nil, 0, http.StatusCreated))
 		}},
 	}
+	// At first, what is asked for is not in the memory of PostgreSQL; the second time, as what is in use, it is.
 	tab := report.NewTable("content", "median of 300", "1 %, ms", "100 %, ms", "ratio")
 	for _, op := range operations {
-		var medians []float64
-		for _, r := range registries {
-			var ms []float64
-			for i := range 350 {
-				start := time.Now()
-				op.do(r, i)
-				if i >= 50 {
-					ms = append(ms, time.Since(start).Seconds()*1000)
+		for pass, how := range []string{" where nothing was asked for yet", " again"} {
+			var medians []float64
+			for _, r := range registries {
+				var ms []float64
+				for i := range 350 {
+					start := time.Now()
+					op.do(r, i, pass)
+					if i >= 50 {
+						ms = append(ms, time.Since(start).Seconds()*1000)
+					}
 				}
+				medians = append(medians, report.Median(ms))
 			}
-			medians = append(medians, report.Median(ms))
+			tab.Add(op.name+how, medians[0], medians[1], medians[1]/medians[0])
 		}
-		tab.Add(op.name, medians[0], medians[1], medians[1]/medians[0])
 	}
 	// The mounts above left links without a manifest, as many in both.
 	var passes []float64

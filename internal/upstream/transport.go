@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -70,7 +71,7 @@ func newTransport(host, base string, tlsConfig *tls.Config, opt Options) (_ http
 		Retryable: retryable,
 		Backoff:   retry.DefaultBackoff,
 		MinWait:   200 * time.Millisecond,
-		MaxWait:   time.Minute, // of a Retry-After, too
+		MaxWait:   longestWait,
 		MaxRetry:  4,
 	}
 	inner := &retry.Transport{
@@ -80,10 +81,16 @@ func newTransport(host, base string, tlsConfig *tls.Config, opt Options) (_ http
 	return newAuthTransport(inner, u, host, opt.Credential), conns, others, nil
 }
 
+// longestWait is for how long a request that failed waits at most, also where the server asks to wait.
+const longestWait = 5 * time.Minute
+
 // retryable is the library's judgement less the failures of a server that last: it cannot do what was
-// asked, or its disk is full.
+// asked, its disk is full, or it asks to come back in hours.
 func retryable(resp *http.Response, err error) (bool, error) {
 	if resp != nil {
+		if seconds, err := strconv.ParseInt(resp.Header.Get("Retry-After"), 10, 64); err == nil && seconds > int64(longestWait/time.Second) {
+			return false, nil
+		}
 		switch resp.StatusCode {
 		case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusInsufficientStorage:
 			return false, nil

@@ -104,21 +104,33 @@ func TestDockerHub(t *testing.T) {
 	}
 }
 
-// A registry that says that it is overloaded is asked again; one whose disk is full is not.
+// A registry that says that it is overloaded is asked again; one whose disk is full is not, nor one that wants to be asked in hours.
 func TestRetries(t *testing.T) {
 	api(t).PushImage("retries", "1", harness.NewImage("amd64", nil))
-	for status, want := range map[int]int32{http.StatusServiceUnavailable: 2, http.StatusInsufficientStorage: 1} {
+	for _, test := range []struct {
+		status     int
+		retryAfter string
+		want       int32
+	}{
+		{http.StatusServiceUnavailable, "", 2},
+		{http.StatusInsufficientStorage, "", 1},
+		{http.StatusTooManyRequests, "1", 2},
+		{http.StatusTooManyRequests, "7200", 1},
+	} {
 		var requests atomic.Int32
 		s := front(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			if requests.Add(1) == 1 {
-				w.WriteHeader(status)
+				if test.retryAfter != "" {
+					w.Header().Set("Retry-After", test.retryAfter)
+				}
+				w.WriteHeader(test.status)
 				return
 			}
 			next.ServeHTTP(w, r)
 		})
 		_, err := at(t, host(s), "retries").Resolve(t.Context(), tagRef("1"))
-		if n := requests.Load(); n != want || (err == nil) != (want > 1) {
-			t.Errorf("%d: %d requests, expected %d; %v", status, n, want, err)
+		if n := requests.Load(); n != test.want || (err == nil) != (test.want > 1) {
+			t.Errorf("%d, Retry-After %q: %d requests, expected %d; %v", test.status, test.retryAfter, n, test.want, err)
 		}
 	}
 }
