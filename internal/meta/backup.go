@@ -46,7 +46,7 @@ func (db *DB) Snapshot(ctx context.Context) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("begin a snapshot: %w", err)
 	}
-	s := &DB{engine: snapshot{t}, dialect: db.dialect}
+	s := &DB{engine: snapshot{t}, statements: db.statements, rows: db.rows, dialect: db.dialect}
 	if !db.embedded() {
 		for _, text := range []string{`SET LOCAL statement_timeout = 0`, `SET LOCAL idle_in_transaction_session_timeout = 0`} {
 			if _, err := t.ExecContext(ctx, text); err != nil {
