@@ -50,7 +50,7 @@ var allowed = map[string][]string{
 	"internal/distribution":  {"internal/access", "internal/auth", "internal/meta", "internal/oci", "internal/ratelimit", "internal/registry", "internal/web"},
 	"internal/auth/ldap":     {},
 	"internal/auth/htpasswd": {},
-	"internal/admin":         {"internal/access", "internal/audit", "internal/auth", "internal/auth/oidc", "internal/gc", "internal/meta", "internal/oci", "internal/policy", "internal/ratelimit", "internal/registry", "internal/retention", "internal/scrub", "internal/web"},
+	"internal/admin":         {"internal/access", "internal/audit", "internal/auth", "internal/auth/oidc", "internal/backup", "internal/gc", "internal/meta", "internal/oci", "internal/policy", "internal/ratelimit", "internal/registry", "internal/retention", "internal/scrub", "internal/web"},
 	"internal/signin":        {"internal/auth", "internal/auth/oidc", "internal/oci", "internal/ratelimit", "internal/web"},
 	"internal/server": {
 		"internal/admin", "internal/audit", "internal/auth", "internal/backup", "internal/auth/htpasswd", "internal/auth/ldap", "internal/auth/oidc", "internal/token",

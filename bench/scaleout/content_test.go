@@ -41,10 +41,11 @@ func fill(t *testing.T, url string, n int) {
 	for _, s := range []string{
 		`SET session_replication_role = replica`,
 		`SET synchronous_commit = off`,
-		fmt.Sprintf(`INSERT INTO repository (id, name, created_at, listed) SELECT i, 'org' || i %% 1000 || '/app' || i, 0, 1 FROM generate_series(1, %d) i`, n),
+		fmt.Sprintf(`INSERT INTO repository (id, name, created_at, listed) SELECT i, 'org' || (i - 1) / %d %% 1000 || '/app' || i, 0, 1 FROM generate_series(1, %d) i`,
+			repositorySh, n),
 		fmt.Sprintf(`INSERT INTO blob (id, digest, size, storage_key, created_at)
 			SELECT i, 'sha256:' || encode(sha256(i::text::bytea), 'hex'), 1000, '20260101/00/' || i, 0 FROM generate_series(1, %d) i`, blobs),
-		// Repositories come in groups that share their blobs.
+		// Repositories come in groups that share their blobs and their organization.
 		fmt.Sprintf(`INSERT INTO repository_blob (repository_id, blob_id)
 			SELECT r, (r - 1) / %[1]d * %[2]d + b FROM generate_series(1, %[3]d) r, generate_series(1, %[2]d) b`, repositorySh, blobsEach, n),
 		fmt.Sprintf(`INSERT INTO manifest (id, repository_id, digest, media_type, size, artifact_type, created_at, body)
@@ -55,6 +56,11 @@ func fill(t *testing.T, url string, n int) {
 			imagesEach, repositorySh, blobsEach, n),
 		fmt.Sprintf(`INSERT INTO tag (repository_id, name, manifest_id, updated_at)
 			SELECT r, 'v' || x, (r - 1) * %[1]d + x %% %[1]d + 1, 0 FROM generate_series(1, %[2]d) r, generate_series(1, %[3]d) x`, imagesEach, n, tagsEach),
+		fmt.Sprintf(`INSERT INTO organization_blob (organization, blob_id, links)
+			SELECT 'org' || (i - 1) / %[1]d %% 1000, i, %[2]d FROM generate_series(1, %[3]d) i`, blobsEach, repositorySh, blobs),
+		fmt.Sprintf(`INSERT INTO organization_usage (organization, shard, repositories, tags, bytes, deduplicated)
+			SELECT 'org' || g %% 1000, 0, COUNT(*) * %[1]d, COUNT(*) * %[1]d * %[2]d, COUNT(*) * %[1]d * (%[3]d * 1000 + %[4]d * 500), COUNT(*) * (%[3]d * 1000 + %[1]d * %[4]d * 500)
+			FROM generate_series(0, %[5]d - 1) g GROUP BY 1`, repositorySh, tagsEach, blobsEach, imagesEach, n/repositorySh),
 		fmt.Sprintf(`UPDATE total SET blobs = %d, bytes = %d WHERE shard = 0`, blobs, blobs*1000),
 		`SELECT setval(pg_get_serial_sequence('repository', 'id'), (SELECT MAX(id) FROM repository))`,
 		`SELECT setval(pg_get_serial_sequence('blob', 'id'), (SELECT MAX(id) FROM blob))`,
@@ -70,7 +76,6 @@ func fill(t *testing.T, url string, n int) {
 
 // TestContent compares a registry of 100,000 repositories, 10,000,000 tags and 30,000,000 links with one of a hundredth.
 func TestContent(t *testing.T) {
-	bucket := service.S3(t)
 	type registry struct {
 		node *node
 		n    int
@@ -78,14 +83,14 @@ func TestContent(t *testing.T) {
 	}
 	var registries []registry
 	for _, n := range []int{repositories / 100, repositories} {
-		db := service.Postgres(t)
+		db, bucket := service.Postgres(t), service.S3(t)
 		// The node makes the schema.
-		node := startNode(t, db, bucket, "BERTH_COLLECTION_INTERVAL=2s", "BERTH_COLLECTION_GRACE=1s", "BERTH_STORAGE_S3_REDIRECT=off")
+		node := startNode(t, db, bucket, "BERTH_COLLECTION_INTERVAL=2s", "BERTH_COLLECTION_GRACE=1s", "BERTH_SCRUB_INTERVAL=0s", "BERTH_STORAGE_S3_REDIRECT=off")
 		fill(t, db.URL, n)
 		registries = append(registries, registry{node, n, db})
 	}
 	pushed := 0
-	name := func(r registry, i int) string { return fmt.Sprintf("org%d/app%d", i%1000, i) }
+	name := func(r registry, i int) string { return fmt.Sprintf("org%d/app%d", (i-1)/repositorySh%1000, i) }
 	pick := func(r registry, i int) int { return 1 + i*7919%r.n }
 	operations := []struct {
 		name string

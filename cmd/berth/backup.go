@@ -29,9 +29,10 @@ accounts and rights, and the bytes of all blobs, of which only new ones are copi
 PLACE is a folder, or a bucket as s3://BUCKET/PREFIX?endpoint=https://HOST&region=REGION, with credentials from the environment
 (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), from files that AWS's tools use, or of the machine's role.
 
-A server makes sets by itself with the setting backup.to.`,
+Servers make sets by themselves with the setting backup.to: "run" asks them for one at once, "status" shows how far it is. "create" makes one in this process.`,
 	}
 	cmd.AddCommand(newBackupCreateCommand(), newBackupListCommand(), newBackupVerifyCommand(), newBackupPruneCommand())
+	addCommands(cmd, newBackupJobCommands()...)
 	return cmd
 }
 
@@ -55,11 +56,11 @@ func (p *backupPlace) String() string { return string(p.place) }
 // Type implements pflag.Value.
 func (p *backupPlace) Type() string { return "PLACE" }
 
-func (p *backupPlace) open(cmd *cobra.Command, write bool) (blob.Store, error) {
+func (p *backupPlace) open(cmd *cobra.Command) (blob.Store, error) {
 	if p.place == "" {
 		return nil, usagef(cmd, "--%s is missing", p.name)
 	}
-	if _, err := os.Stat(string(p.place)); err != nil && !write && !p.place.IsBucket() {
+	if _, err := os.Stat(string(p.place)); err != nil && !p.place.IsBucket() {
 		return nil, err // rather than make it
 	}
 	return p.place.Open(cmd.Context())
@@ -73,7 +74,7 @@ func newBackupCreateCommand() *cobra.Command {
 		Use:   "create --to PLACE",
 		Short: "Make a set",
 		Long: `Make a set. With PostgreSQL, servers may run: what is pushed meanwhile is in the next set, and the collector deletes no bytes until this one is
-made. A registry whose database is in its data folder is backed up by its server (setting backup.to), or by this command while no server
+made. A registry whose database is in its data folder is backed up by its server (setting backup.to, and "berth backup run"), or by this command while no server
 runs.
 
 Bytes are verified while they are copied. What was copied before an interruption is not copied again. The exit code is 1 if bytes of blobs are lost
@@ -94,16 +95,15 @@ at the registry; the set has everything else.`,
 		if err != nil {
 			return tellProblems(cmd, err)
 		}
-		target, err := to.open(cmd, true)
-		if err != nil {
-			return err
+		if to.place == "" {
+			return usagef(cmd, "--to is missing")
 		}
 		storage, err := server.OpenStorage(cmd.Context(), cfg, true)
 		if err != nil {
 			return err
 		}
 		defer storage.Close()
-		set, err := server.BackUp(cmd.Context(), storage, target, keep, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), func(digest, what string) {
+		set, err := server.BackUp(cmd.Context(), cfg, storage, to.place, keep, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), func(digest, what string) {
 			fmt.Fprintln(cmd.ErrOrStderr(), upstream.Printable(fmt.Sprintf("LOST: blob %s: %s; push an image that has it again", digest, what)))
 		})
 		if err != nil {
@@ -139,7 +139,7 @@ func newBackupListCommand() *cobra.Command {
 	from.add(cmd.Flags(), "from", "where the sets are")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a line of JSON for each")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		target, err := from.open(cmd, false)
+		target, err := from.open(cmd)
 		if err != nil {
 			return err
 		}
@@ -173,6 +173,8 @@ func newBackupVerifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify [SET] --from PLACE",
 		Short: "Check that a set is whole, the newest one if none is named",
+		Long: `Check that a set is whole, the newest one if none is named: that each object is there and has its size, with --deep its digest. What is damaged is noted in
+the backup, and copied anew for the next set.`,
 		Example: `  berth backup verify --from /mnt/backup --deep
   berth backup verify 20261122T001302Z-qx4a --from /mnt/backup`,
 		Args: cobra.MaximumNArgs(1),
@@ -180,7 +182,7 @@ func newBackupVerifyCommand() *cobra.Command {
 	from.add(cmd.Flags(), "from", "where the sets are")
 	cmd.Flags().BoolVar(&deep, "deep", false, "read all bytes and check their digests")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		target, err := from.open(cmd, false)
+		target, err := from.open(cmd)
 		if err != nil {
 			return err
 		}
@@ -229,7 +231,7 @@ being made. Prune needs room for the databases of the sets that stay in the fold
 		if keep < 1 {
 			return usagef(cmd, "--keep must be at least 1")
 		}
-		target, err := from.open(cmd, false)
+		target, err := from.open(cmd)
 		if err != nil {
 			return err
 		}
@@ -285,7 +287,7 @@ on; until it is done, nothing else can use the registry.`,
 		if err != nil {
 			return tellProblems(cmd, err)
 		}
-		target, err := from.open(cmd, false)
+		target, err := from.open(cmd)
 		if err != nil {
 			return err
 		}

@@ -83,7 +83,7 @@ func jobCommands(m *management, noun, name string) []*cobra.Command {
 		}
 	}
 	return []*cobra.Command{
-		do("run", "Begin at once", "A node begins within seconds, also outside of the time of day that is configured. A run that is under way goes on, and another one follows it.", "is asked for: a node begins within seconds"),
+		do("run", "Begin at once", "A node begins within seconds, also outside of its window, if one is configured. A run that is under way goes on, and another one follows it.", "is asked for: a node begins within seconds"),
 		do("pause", "Stop, and do not begin again until \"resume\"", "Whichever node is at it stops within seconds. What was done stays done.", "is paused"),
 		do("resume", "Go on after \"pause\"", "It goes on where it was, when it is due.", "goes on when it is due"),
 	}

@@ -28,7 +28,7 @@ No server may run. The database must be empty: move what is left of a damaged on
 the data folder), or make a new one in PostgreSQL. A rebuild that was interrupted is run again, and begins anew.
 
 What cannot come back: accounts, passwords, tokens, robots, organizations, teams, grants, trust rules, the audit log, certificates
-ordered by ACME, and upload sessions. Who may do what has to be set up again before clients are let in.
+ordered by ACME, and upload sessions; protected tags, freezes, quotas, retention policies, times of pulls, and what lay in the trash. Who may do what has to be set up again before clients are let in.
 
 The exit code is 1 if something that the journal tells of is lost.`,
 		Example: `  berth rebuild --data /var/lib/berth
@@ -76,7 +76,7 @@ The exit code is 1 if something that the journal tells of is lost.`,
 			if !r.Newest.IsZero() {
 				fmt.Fprintf(out, "The newest change is of %s.\n", r.Newest.UTC().Format(time.RFC3339))
 			}
-			fmt.Fprintln(out, "Accounts, rights, tokens, the audit log and certificates ordered by ACME are not in the journal: set them up before clients are let in.")
+			fmt.Fprintln(out, "Accounts, rights, tokens, policies, the trash, the audit log and certificates ordered by ACME are not in the journal: set up what is needed before clients are let in.")
 		}
 		if r.Lost > 0 {
 			return errors.New("something is lost")

@@ -8,6 +8,7 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -47,6 +48,10 @@ type Options struct {
 	Delete bool
 	// ReadOnly refuses changes.
 	ReadOnly bool
+	// Backups is where servers keep backups; empty if they make none by themselves.
+	Backups string
+	// FlushPulls, if not nil, writes the pulls that are noted in memory only.
+	FlushPulls func(context.Context) error
 	// Now is the clock.
 	Now func() time.Time
 }

@@ -5,9 +5,11 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/berthregistry/berth/internal/backup"
 	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/retention"
 	"github.com/berthregistry/berth/internal/scrub"
 )
 
@@ -23,6 +25,15 @@ var jobRoutes = []route{
 	{"POST", "scrub/run", rightRegistry, "scrub.run", asks(scrub.Job)},
 	{"POST", "scrub/pause", rightRegistry, "scrub.pause", pauses(scrub.Job)},
 	{"POST", "scrub/resume", rightRegistry, "scrub.resume", resumes(scrub.Job)},
+
+	{"GET", "backup", rightRegistry, "", (*Handler).showBackup},
+	{"POST", "backup/run", rightRegistry, "backup.run", (*Handler).askBackup},
+	{"POST", "backup/pause", rightRegistry, "backup.pause", pauses(meta.BackupJob)},
+	{"POST", "backup/resume", rightRegistry, "backup.resume", resumes(meta.BackupJob)},
+	{"GET", "retention/status", rightRegistry, "", (*Handler).showRetention},
+	{"POST", "retention/run", rightRegistry, "retention.run", asks(retention.Job)},
+	{"POST", "retention/pause", rightRegistry, "retention.pause", pauses(retention.Job)},
+	{"POST", "retention/resume", rightRegistry, "retention.resume", resumes(retention.Job)},
 }
 
 // JobStatus is what is known of periodic work, on whichever node it runs.
@@ -51,6 +62,14 @@ type ScrubStatus struct {
 	Damaged map[meta.Damage]int64 `json:"damaged"`
 	// VerifiedSince is a time since when all that is stored was read, or written.
 	VerifiedSince Expiry `json:"verified_since"`
+}
+
+// BackupStatus is how far backups are.
+type BackupStatus struct {
+	JobStatus
+	backup.State
+	// Configured is where the servers keep backups; empty if they make none by themselves.
+	Configured string `json:"configured,omitempty"`
 }
 
 // status returns a job's row, and that as an answer has it.
@@ -90,6 +109,22 @@ func (h *Handler) showScrub(c *call) (any, error) {
 	}
 	since, err := h.opts.DB.AllVerifiedSince(c.Context())
 	return ScrubStatus{s, state, damaged, Expiry{since}}, err
+}
+
+func (h *Handler) showBackup(c *call) (any, error) {
+	j, s, err := h.status(c, meta.BackupJob)
+	if err != nil {
+		return nil, err
+	}
+	state, err := backup.StateOf(j)
+	return BackupStatus{s, state, h.opts.Backups}, err
+}
+
+func (h *Handler) askBackup(c *call) (any, error) {
+	if h.opts.Backups == "" {
+		return nil, errConflict("the registry has no place for backups: set backup.to in the configuration of its servers, or BERTH_BACKUP_TO, and start them again")
+	}
+	return asks(meta.BackupJob)(h, c)
 }
 
 // DamagedBlob is a blob whose stored bytes are not what they should be.

@@ -78,7 +78,7 @@ func newNode(t testing.TB, database string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.h = New(Options{Auth: a, DB: db, Registry: reg, TrashKeep: time.Hour, Delete: true, Log: log, Service: "berth", Client: server.Client, Now: now})
+	w.h = New(Options{Auth: a, DB: db, Registry: reg, TrashKeep: time.Hour, Delete: true, Backups: "/mnt/backup", Log: log, Service: "berth", Client: server.Client, Now: now})
 	s := httptest.NewServer(server.Handler(w.h.Serve))
 	w.url = s.URL
 	t.Cleanup(func() {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -134,6 +137,7 @@ func TestBackup(t *testing.T) {
 			must(t, err)
 			must(t, w.reg.DeleteManifest(t.Context(), m.Repository, oci.Reference{Digest: d}, tester, nil))
 		}
+		must(t, collect(t, w)) // empties the trash
 		must(t, collect(t, w))
 		last, err := create(t, w, target)
 		must(t, err)
@@ -329,6 +333,10 @@ func TestDamage(t *testing.T) {
 			layer, other := w.push("a/b", []byte("layer")), w.push("a/b", []byte("other"))
 			w.mustPut("a/b", image(nil, layer, other), "1")
 			lone := w.push("lone", []byte("lone"))
+			trashed := w.mustPut("a/b", image(nil, other, layer))
+			must(t, w.reg.DeleteManifest(t.Context(), "a/b", oci.Reference{Digest: trashed.Digest}, tester, nil))
+			bare := w.mustPut("trash/only", []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`))
+			must(t, w.reg.DeleteManifest(t.Context(), "trash/only", oci.Reference{Digest: bare.Digest}, tester, nil))
 			for r, d := range map[oci.Repository]oci.Digest{"a/b": layer.Digest, "lone": lone.Digest} {
 				b, err := w.db.Blob(t.Context(), r, d)
 				must(t, err)
@@ -347,6 +355,11 @@ func TestDamage(t *testing.T) {
 			must(t, restore(t, s, target, db, store))
 			wantClean(t, db, store)
 			r := serve(t, db, store)
+			for repository, d := range map[oci.Repository]oci.Digest{"a/b": trashed.Digest, "trash/only": bare.Digest} {
+				_, err := db.Undelete(t.Context(), repository, d, nil, meta.Origin{Actor: "tester"}, time.Now())
+				must(t, err)
+			}
+			wantClean(t, db, store)
 			r.push("a/b", []byte("layer")) // mends it
 			wantClean(t, db, store)
 
@@ -367,5 +380,165 @@ func TestDamage(t *testing.T) {
 				t.Errorf("a prune of what cannot be read: %v", err)
 			}
 		})
+	}
+}
+
+// late is a store in which something happens when documents were listed for the first time.
+type late struct {
+	blob.Store
+	once sync.Once
+	then func()
+}
+
+func (l *late) Documents(ctx context.Context, prefix string) iter.Seq2[blob.Document, error] {
+	return func(yield func(blob.Document, error) bool) {
+		for d, err := range l.Store.Documents(ctx, prefix) {
+			if !yield(d, err) {
+				return
+			}
+		}
+		l.once.Do(l.then)
+	}
+}
+
+// A prune takes nothing from a set that is finished while it looks around, nor what that has from a run that broke off.
+func TestPruneBesideCreate(t *testing.T) {
+	w := serve(t, sqlite(t), folder(t))
+	target := folder(t)
+	w.push("a/b", []byte("first"))
+	_, err := create(t, w, target)
+	must(t, err)
+	for i := range 20 {
+		w.push("a/b", fmt.Appendf(nil, "blob %d", i))
+	}
+	if _, err := create(t, w, &faulty{Store: target, left: 15}); !errors.Is(err, errFault) {
+		t.Fatal(err)
+	}
+	var made Set
+	_, err = Prune(t.Context(), &late{Store: target, then: func() { made, err = create(t, w, target) }}, PruneOptions{Keep: 1, Settled: hence()})
+	must(t, err)
+	if wrong := verify(t, target, made); len(wrong) > 0 || made.Blobs != 21 {
+		t.Errorf("%+v: %q", made, wrong)
+	}
+}
+
+// Where the newest set or a note is damaged, backups go on with what is whole.
+func TestDamagedSet(t *testing.T) {
+	w := serve(t, sqlite(t), folder(t))
+	target := folder(t)
+	w.fill(0)
+	first, err := create(t, w, target)
+	must(t, err)
+	w.push("a/b", []byte("new"))
+	second, err := create(t, w, target)
+	must(t, err)
+	must(t, target.Delete(t.Context(), second.Database.Key))
+	must(t, target.PutDocument(t.Context(), pendingRoot+"x"+extension, []byte("[{")))
+	var damaged []string
+	third, err := Create(t.Context(), Options{DB: w.db, Blobs: w.store, Target: target, Parallel: 2, Damaged: func(set string, _ error) { damaged = append(damaged, set) }})
+	must(t, err)
+	if !slices.Equal(damaged, []string{second.Name}) || third.Copied != 1 || third.Blobs != first.Blobs+1 {
+		t.Errorf("damaged are %q, the next set is %+v", damaged, third)
+	}
+	if wrong := verify(t, target, third); len(wrong) > 0 {
+		t.Errorf("%q", wrong)
+	}
+}
+
+// How far a run is can be seen while it goes on.
+func TestProgress(t *testing.T) {
+	w := serve(t, sqlite(t), folder(t))
+	for i := range 300 {
+		w.push("a/b", fmt.Append(nil, "blob ", i))
+	}
+	var seen []Progress
+	s, err := Create(t.Context(), Options{DB: w.db, Blobs: w.store, Target: folder(t), Parallel: 1, Every: time.Millisecond, Progress: func(p Progress) { seen = append(seen, p) }})
+	must(t, err)
+	if !slices.ContainsFunc(seen, func(p Progress) bool {
+		return p.Blobs == 300 && p.Bytes == s.Bytes && p.Done > 0 && p.Done < 300 && p.Copied == p.Done && p.At.Equal(s.At)
+	}) {
+		t.Errorf("%d looks at the run, none in its midst", len(seen))
+	}
+}
+
+// A source gives the bytes of blobs from the newest set that has them, and again after it was closed.
+func TestSource(t *testing.T) {
+	w := serve(t, sqlite(t), folder(t))
+	target := folder(t)
+	opened := 0
+	s := NewSource("here", t.TempDir(), func(context.Context) (blob.Store, error) { opened++; return target, nil })
+	get := func(content string) (string, error) {
+		r, err := s.Open(t.Context(), nil, digestOf([]byte(content)), int64(len(content)))
+		if err != nil {
+			return "", err
+		}
+		defer r.Close()
+		got, err := io.ReadAll(r)
+		return string(got), err
+	}
+	if _, err := get("x"); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("without a set: %v", err)
+	}
+	must(t, s.Close())
+	w.push("a/b", []byte("old"))
+	_, err := create(t, w, target)
+	must(t, err)
+	must(t, w.reg.DeleteBlob(t.Context(), "a/b", digestOf([]byte("old")), tester))
+	w.push("a/b", []byte("new"))
+	_, err = create(t, w, target)
+	must(t, err)
+	w.push("a/b", []byte("newest"))
+	broken, err := create(t, w, target)
+	must(t, err)
+	must(t, target.Delete(t.Context(), broken.Database.Key))
+	for range 2 {
+		for _, content := range []string{"new", "old", "new"} {
+			if got, err := get(content); got != content || err != nil {
+				t.Errorf("%q, %v", got, err)
+			}
+		}
+		if _, err := get("newest"); !errors.Is(err, blob.ErrNotFound) {
+			t.Errorf("of a set that is damaged: %v", err)
+		}
+		dir := s.dir
+		must(t, s.Close())
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("databases are left: %v", err)
+		}
+	}
+	if opened != 3 {
+		t.Errorf("the backup was opened %d times", opened)
+	}
+}
+
+// A blob whose object in the backup is found damaged is copied anew for the next set, once.
+func TestDamagedObject(t *testing.T) {
+	w := serve(t, sqlite(t), folder(t))
+	target := folder(t)
+	w.fill(0)
+	d := w.push("a/b", []byte("layer"))
+	first, err := create(t, w, target)
+	must(t, err)
+	from, err := first.Fetch(t.Context(), target, t.TempDir())
+	must(t, err)
+	b, err := from.FindBlob(t.Context(), d.Digest.String())
+	must(t, err)
+	must(t, from.Close())
+	must(t, target.Delete(t.Context(), b.Key))
+	if second, err := create(t, w, target); err != nil || second.Copied != 0 {
+		t.Errorf("before anybody knows of the damage: %+v, %v", second, err)
+	}
+	if wrong := verify(t, target, first); len(wrong) != 1 {
+		t.Errorf("a verification finds %q", wrong)
+	}
+	for _, copied := range []int64{1, 0} {
+		s, err := create(t, w, target)
+		must(t, err)
+		if wrong := verify(t, target, s); len(wrong) > 0 || s.Copied != copied {
+			t.Errorf("the next set is %+v: %q", s, wrong)
+		}
+	}
+	if wrong := verify(t, target, first); len(wrong) != 1 {
+		t.Errorf("what was damaged is %q", wrong)
 	}
 }

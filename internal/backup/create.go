@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +31,11 @@ type Options struct {
 	Parallel int
 	// Lost, if not nil, is called for each blob whose bytes are missing or wrong, by one goroutine at a time.
 	Lost func(digest, what string)
+	// Damaged, if not nil, is called for each set at the target that is of no use, because its database is damaged.
+	Damaged func(set string, err error)
+	// Progress, if not nil, is called every Every while the run goes on, by one goroutine at a time.
+	Progress func(Progress)
+	Every    time.Duration
 }
 
 const (
@@ -46,8 +52,10 @@ type creator struct {
 	work *meta.DB // the database of the set that is being made
 	last *meta.DB // of the newest set; nil if there is none
 
+	notes []string // documents of what was found damaged in the target
+
 	mu          sync.Mutex // guards what follows
-	set         Set
+	now         Progress
 	copied      []meta.MovingBlob // that are not noted in the target yet; keys are the target's
 	copiedBytes int64
 }
@@ -60,7 +68,7 @@ func Create(ctx context.Context, opts Options) (_ Set, err error) {
 		return Set{}, err
 	}
 	defer os.RemoveAll(dir)
-	c := &creator{Options: opts}
+	c := &creator{Options: opts, now: Progress{Began: time.Now()}}
 	defer func() {
 		for _, db := range []*meta.DB{c.work, c.last} {
 			if db != nil {
@@ -68,12 +76,10 @@ func Create(ctx context.Context, opts Options) (_ Set, err error) {
 			}
 		}
 	}()
-	switch newest, err := Find(ctx, c.Target, "", time.Time{}); {
-	case err == nil:
-		if c.last, err = newest.Fetch(ctx, c.Target, dir); err != nil {
-			return Set{}, err
-		}
-	case !errors.Is(err, ErrNoSet):
+	if c.Progress != nil {
+		defer c.tell(ctx)()
+	}
+	if err := c.newest(ctx, dir); err != nil {
 		return Set{}, err
 	}
 	if c.work, err = meta.Open(ctx, filepath.Join(dir, workFile), meta.Options{}); err != nil {
@@ -96,6 +102,48 @@ func Create(ctx context.Context, opts Options) (_ Set, err error) {
 	return c.finish(ctx, dir, facts)
 }
 
+// tell calls Progress again and again, until the function that it returns is called.
+func (c *creator) tell(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		tick := time.NewTicker(c.Every)
+		defer tick.Stop()
+		for {
+			c.mu.Lock()
+			now := c.now
+			c.mu.Unlock()
+			c.Progress(now)
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return func() {
+		cancel()
+		telling.Wait()
+	}
+}
+
+// newest opens the database of the newest set that is of use, if there is one.
+func (c *creator) newest(ctx context.Context, dir string) error {
+	sets, err := Sets(ctx, c.Target)
+	if err != nil {
+		return err
+	}
+	for _, s := range slices.Backward(sets) {
+		if c.last, err = s.Fetch(ctx, c.Target, dir); err == nil || !errors.Is(err, ErrDamaged) {
+			return err
+		}
+		if c.Damaged != nil {
+			c.Damaged(s.Name, err)
+		}
+	}
+	return nil
+}
+
 // rows copies all rows of one moment.
 func (c *creator) rows(ctx context.Context) (meta.Facts, error) {
 	var none meta.Facts
@@ -106,7 +154,7 @@ func (c *creator) rows(ctx context.Context) (meta.Facts, error) {
 	if _, err := c.work.BeginMove(ctx, identity, time.Now()); err != nil {
 		return none, err
 	}
-	c.set.At = time.Now()
+	moment := time.Now()
 	from, err := c.DB.Snapshot(ctx)
 	if err != nil {
 		return none, err
@@ -129,12 +177,23 @@ func (c *creator) rows(ctx context.Context) (meta.Facts, error) {
 			}
 		}
 	}
-	return from.MovingFacts(ctx)
+	facts, err := from.MovingFacts(ctx)
+	if err != nil {
+		return none, err
+	}
+	blobs, bytes, err := c.work.Totals(ctx)
+	if err != nil {
+		return none, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now.At, c.now.Blobs, c.now.Bytes = moment, blobs, bytes
+	return facts, nil
 }
 
 // known notes objects that the target has: those of the newest set, and those that runs have copied that broke off.
 func (c *creator) known(ctx context.Context) error {
-	err := eachPending(ctx, c.Target, func(_ string, blobs []meta.MovingBlob) error {
+	err := eachPending(ctx, c.Target, func(blobs []meta.MovingBlob) error {
 		var there []meta.MovingBlob
 		for _, b := range blobs {
 			mine, err := c.work.FindBlob(ctx, b.Digest)
@@ -158,7 +217,11 @@ func (c *creator) known(ctx context.Context) error {
 		}
 		return c.work.NoteAllMoved(ctx, there)
 	})
-	if err != nil || c.last == nil {
+	if err != nil {
+		return err
+	}
+	var wrong map[string]bool
+	if wrong, c.notes, err = damaged(ctx, c.Target); err != nil || c.last == nil {
 		return err
 	}
 	for after := int64(0); ; {
@@ -169,6 +232,9 @@ func (c *creator) known(ctx context.Context) error {
 		after = blobs[len(blobs)-1].ID
 		var there []meta.MovingBlob
 		for _, b := range blobs {
+			if wrong[b.Digest] {
+				continue
+			}
 			old, err := c.last.FindBlob(ctx, b.Digest)
 			if errors.Is(err, meta.ErrNotFound) || err == nil && old.Size != b.Size {
 				continue
@@ -205,11 +271,11 @@ func (c *creator) blobs(ctx context.Context) error {
 				there[o.ID] = true
 			}
 			for _, b := range blobs {
-				c.mu.Lock()
-				c.set.Blobs++
-				c.set.Bytes += b.Size
-				c.mu.Unlock()
 				if there[b.ID] {
+					c.mu.Lock()
+					c.now.Done++
+					c.now.DoneBytes += b.Size
+					c.mu.Unlock()
 					continue
 				}
 				if grouped.Err() != nil {
@@ -249,8 +315,7 @@ func (c *creator) blob(ctx context.Context, b meta.MovingBlob) error {
 		if err != nil || now.Key == b.Key || now.Size != b.Size {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.set.Blobs--
-			c.set.Bytes -= b.Size
+			c.now.Lost++
 			if c.Lost != nil {
 				c.Lost(b.Digest, damage)
 			}
@@ -325,8 +390,10 @@ func (c *creator) note(ctx context.Context, b meta.MovingBlob) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.set.Copied++
-	c.set.CopiedBytes += b.Size
+	c.now.Done++
+	c.now.DoneBytes += b.Size
+	c.now.Copied++
+	c.now.CopiedBytes += b.Size
 	c.copied = append(c.copied, b)
 	c.copiedBytes += b.Size
 	if len(c.copied) < noteObjects && c.copiedBytes < noteBytes {
@@ -359,7 +426,6 @@ func (c *creator) finish(ctx context.Context, dir string, facts meta.Facts) (Set
 	if err != nil {
 		return Set{}, err
 	}
-	c.set.Lost = lost
 	if err := c.work.FinishMove(ctx, facts, time.Now()); err != nil {
 		return Set{}, err
 	}
@@ -376,22 +442,32 @@ func (c *creator) finish(ctx context.Context, dir string, facts meta.Facts) (Set
 		return Set{}, err
 	}
 	defer f.Close()
-	o := &c.set.Database
+	c.mu.Lock()
+	now := c.now
+	c.mu.Unlock()
+	set := Set{
+		Name: newName(now.At), At: now.At, Blobs: now.Done, Bytes: now.DoneBytes, Copied: now.Copied, CopiedBytes: now.CopiedBytes, Lost: lost,
+	}
+	o := &set.Database
 	if o.Size, o.Digest, o.Key, err = c.store(ctx, f, oci.SHA256, func(oci.Digest, int64) bool { return true }); err != nil {
 		return Set{}, fmt.Errorf("store the database: %w", err)
 	}
 	if ctx.Err() != nil { // the lease may be lost
 		return Set{}, context.Cause(ctx)
 	}
-	c.set.Name = newName(c.set.At)
-	data, err := json.MarshalIndent(c.set, "", "  ")
+	data, err := json.MarshalIndent(set, "", "  ")
 	if err != nil {
 		return Set{}, err
 	}
-	if err := c.Target.PutDocument(ctx, setRoot+c.set.Name+extension, append(data, '\n')); err != nil {
+	if err := c.Target.PutDocument(ctx, setRoot+set.Name+extension, append(data, '\n')); err != nil {
 		return Set{}, err
 	}
-	return c.set, forgetPending(ctx, c.Target)
+	for _, name := range c.notes {
+		if err := c.Target.DeleteDocument(ctx, name); err != nil {
+			return set, err
+		}
+	}
+	return set, forgetPending(ctx, c.Target)
 }
 
 // forgetPending deletes the notes of what was copied: a set has it now, or it is of no use.

@@ -38,6 +38,16 @@ type Pruned struct {
 
 // Prune deletes sets, then all objects that no set has. Broken off at any point, it leaves nothing but work for the next one.
 func Prune(ctx context.Context, target blob.Store, opts PruneOptions) (done Pruned, err error) {
+	keep := make(map[string]bool) // what no set's database has
+	// Before the sets: a set that is finished meanwhile is there before the notes of what it has are deleted.
+	if err := eachPending(ctx, target, func(blobs []meta.MovingBlob) error {
+		for _, b := range blobs {
+			keep[b.Key] = true
+		}
+		return nil
+	}); err != nil {
+		return done, err
+	}
 	sets, err := Sets(ctx, target)
 	if err != nil {
 		return done, err
@@ -58,7 +68,6 @@ func Prune(ctx context.Context, target blob.Store, opts PruneOptions) (done Prun
 		return done, err
 	}
 	defer os.RemoveAll(dir)
-	keep := make(map[string]bool) // what no set's database has
 	var databases []*meta.DB
 	defer func() {
 		for _, db := range databases {
@@ -72,14 +81,6 @@ func Prune(ctx context.Context, target blob.Store, opts PruneOptions) (done Prun
 			return done, err // rather nothing than too much
 		}
 		databases = append(databases, db)
-	}
-	if err := eachPending(ctx, target, func(_ string, blobs []meta.MovingBlob) error {
-		for _, b := range blobs {
-			keep[b.Key] = true
-		}
-		return nil
-	}); err != nil {
-		return done, err
 	}
 	known := func(key string) (bool, error) {
 		for _, db := range databases {
@@ -110,7 +111,7 @@ func Prune(ctx context.Context, target blob.Store, opts PruneOptions) (done Prun
 }
 
 // Verify checks that everything is there that a set has: objects by their size, with deep by their digest. found is called for what is
-// wrong, by one goroutine at a time. It returns how much it looked at.
+// wrong, by one goroutine at a time, and blobs are noted, so that the next set has them copied anew. It returns how much it looked at.
 func Verify(ctx context.Context, target blob.Store, s Set, deep bool, parallel int, temp string, found func(what string)) (blobs, bytes int64, err error) {
 	dir, err := os.MkdirTemp(temp, "berth-backup-*")
 	if err != nil {
@@ -153,10 +154,15 @@ func Verify(ctx context.Context, target blob.Store, s Set, deep bool, parallel i
 		if err := group.Wait(); err != nil {
 			return blobs, bytes, err
 		}
+		var wrong []string
 		for i, what := range results {
 			if what != "" {
 				found("blob " + rows[i].Digest + ": " + what)
+				wrong = append(wrong, rows[i].Digest)
 			}
+		}
+		if err := noteDamaged(ctx, target, wrong); err != nil {
+			return blobs, bytes, err
 		}
 	}
 }

@@ -12,6 +12,7 @@ package backup
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -85,7 +86,7 @@ func Sets(ctx context.Context, target blob.Store) (sets []Set, err error) {
 		}
 		s := Set{}
 		if err := json.Unmarshal(data, &s); err != nil || s.Name != name || s.Database.Key == "" || s.Database.Size < 0 {
-			return nil, fmt.Errorf("%w: %s does not describe a set: %w", ErrDamaged, d.Name, errors.Join(err))
+			return nil, fmt.Errorf("%w: %s does not describe a set: %w", ErrDamaged, d.Name, cmp.Or(err, errors.New("it names no database")))
 		}
 		sets = append(sets, s)
 	}
@@ -134,6 +135,11 @@ func (s Set) fetch(ctx context.Context, target blob.Store, file string) (_ *meta
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(file) // so that it can be fetched again
+		}
+	}()
 	hash := s.Database.Digest.Algorithm().New()
 	n, err := io.Copy(io.MultiWriter(f, hash), r)
 	if err := errors.Join(err, f.Close(), ctx.Err()); err != nil {
@@ -155,8 +161,8 @@ func note(ctx context.Context, target blob.Store, blobs []meta.MovingBlob) error
 	return target.PutDocument(ctx, pendingRoot+rand.Text()+extension, b.Bytes())
 }
 
-// eachPending calls f for the content of pending documents.
-func eachPending(ctx context.Context, target blob.Store, f func(name string, blobs []meta.MovingBlob) error) error {
+// eachPending calls f for the content of pending documents. One that is damaged is passed over: what it told of is copied again.
+func eachPending(ctx context.Context, target blob.Store, f func([]meta.MovingBlob) error) error {
 	for d, err := range target.Documents(ctx, pendingRoot) {
 		if err != nil {
 			return err
@@ -169,10 +175,10 @@ func eachPending(ctx context.Context, target blob.Store, f func(name string, blo
 			return err
 		}
 		var blobs []meta.MovingBlob
-		if err := json.Unmarshal(data, &blobs); err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrDamaged, d.Name, err)
+		if json.Unmarshal(data, &blobs) != nil {
+			continue
 		}
-		if err := f(d.Name, blobs); err != nil {
+		if err := f(blobs); err != nil {
 			return err
 		}
 	}

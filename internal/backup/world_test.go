@@ -93,7 +93,7 @@ func serve(t testing.TB, db *meta.DB, store blob.Store) *world {
 			}
 			return registry.SparseIndex
 		},
-		Delete: true, Grace: time.Hour, UploadExpiry: time.Hour,
+		Delete: true, Grace: time.Hour, UploadExpiry: time.Hour, Trash: true,
 	})
 	must(t, err)
 	return w
@@ -235,6 +235,15 @@ func content(t testing.TB, db *meta.DB, store blob.Store) []string {
 			public = fmt.Sprint(*r.Public)
 		}
 		add("repository %d %s of %d, public: %s", r.RepositoryID, r.Repository, r.At, public)
+	}
+	trashed, err := db.TrashedRepositories(ctx, "", "", 1000)
+	must(t, err)
+	for _, r := range trashed {
+		trash, err := db.Trash(ctx, oci.Repository(r), meta.TrashPlace{}, 1000)
+		must(t, err)
+		for _, m := range trash {
+			add("in the trash: %+v", m)
+		}
 	}
 	manifests, err := db.StoredManifests(ctx, 0, 100_000)
 	must(t, err)

@@ -47,7 +47,7 @@ type Journal struct {
 	store blob.Documents
 	opts  Options
 
-	checked bool // that the database is not older than the journal; used by Export only
+	checked bool // that the database is not older than the journal; used by Begin and Export only
 
 	records, failures atomic.Int64
 }
@@ -126,22 +126,6 @@ func parts(ctx context.Context, store blob.Documents) (found []part, err error) 
 	return found, nil
 }
 
-// CheckStart fails with ErrForeign if the database has no journal and the store has one. A server asks before it serves: an empty
-// database beside a full store is what is left when the database is lost.
-func CheckStart(ctx context.Context, db *meta.DB, store blob.Documents) error {
-	switch _, err := db.JournalState(ctx); {
-	case err == nil:
-		return nil
-	case !errors.Is(err, meta.ErrNotFound):
-		return err
-	}
-	found, err := parts(ctx, store)
-	if err == nil && len(found) > 0 {
-		err = ErrForeign
-	}
-	return err
-}
-
 // Run writes changes to the journal, soon after they are made, until ctx ends. Of several nodes one does at a time.
 func (j *Journal) Run(ctx context.Context, runner *job.Runner) {
 	down := false
@@ -190,32 +174,34 @@ func (j *Journal) due(ctx context.Context) (bool, error) {
 
 // Export writes all changes that wait, and what is missing of the checkpoint. It is called by one goroutine at a time.
 func (j *Journal) Export(ctx context.Context) (result string, err error) {
-	if err := j.begin(ctx); err != nil {
+	if err := j.Begin(ctx); err != nil {
 		return "", fmt.Errorf("begin a journal: %w", err)
 	}
 	changes, pages := 0, 0
 	for {
+		// In turn, so that neither keeps the other waiting; a checkpoint of little is whole before the first change is written.
+		more, err := j.checkpoint(ctx)
+		if err != nil {
+			return "", fmt.Errorf("write a checkpoint: %w", err)
+		}
+		if more {
+			pages++
+		}
 		n, full, err := j.changes(ctx)
 		if err != nil {
 			return "", fmt.Errorf("write changes: %w", err)
 		}
 		changes += n
-		if full {
-			continue
-		}
-		more, err := j.checkpoint(ctx)
-		if err != nil {
-			return "", fmt.Errorf("write a checkpoint: %w", err)
-		}
-		if !more {
+		if !more && !full {
 			return fmt.Sprintf("%d changes, %d parts of a checkpoint", changes, pages), nil
 		}
-		pages++
 	}
 }
 
-// begin sees to it that there is an epoch, and that it is the database's.
-func (j *Journal) begin(ctx context.Context) error {
+// Begin sees to it that there is an epoch, and that it is the database's. It fails with ErrForeign if the database has no journal and the store has
+// one: an empty database beside a full store is what is left when the database is lost. A server asks before it serves; a database that was put back from
+// an older copy is told for sure only as long as nothing is changed in it. Export asks again, in case the store could not be reached.
+func (j *Journal) Begin(ctx context.Context) error {
 	s, _, err := j.load(ctx)
 	if err != nil || s.Epoch > 0 && j.checked {
 		return err

@@ -292,7 +292,7 @@ func TestOtherDatabase(t *testing.T) {
 	had := content(t, db, store)
 
 	empty := sqlite(t)
-	if err := CheckStart(t.Context(), empty, store); !errors.Is(err, ErrForeign) {
+	if err := newJournal(t, empty, store).Begin(t.Context()); !errors.Is(err, ErrForeign) {
 		t.Errorf("an empty database beside a journal: %v", err)
 	}
 	if _, err := newJournal(t, empty, store).Export(t.Context()); !errors.Is(err, ErrForeign) {
@@ -302,15 +302,20 @@ func TestOtherDatabase(t *testing.T) {
 		t.Errorf("a rebuild from nothing: %v", err)
 	}
 
-	// A copy that knows less than the journal.
+	// A copy that knows less than the journal, in which more is changed at once than is missing.
 	older := sqlite(t)
 	rebuild(t, older, store)
 	o := serve(t, older, store)
 	o.export()
 	s, raw, err := o.journal.load(t.Context())
 	must(t, err)
-	must(t, store.PutDocument(t.Context(), changesName(s.Epoch, 1<<40), mustEncode(t)))
+	last, err := older.LastChange(t.Context())
+	must(t, err)
+	must(t, store.PutDocument(t.Context(), changesName(s.Epoch, last+1), mustEncode(t)))
 	again := newJournal(t, older, store)
+	must(t, again.Begin(t.Context()))
+	o.fill(2)
+	had = content(t, older, store)
 	_, err = again.Export(t.Context())
 	must(t, err)
 	now, _, err := again.load(t.Context())

@@ -86,7 +86,7 @@ type world struct {
 func serve(t testing.TB, db *meta.DB, store blob.Store) *world {
 	t.Helper()
 	must(t, db.CheckComplete(t.Context()))
-	must(t, CheckStart(t.Context(), db, store))
+	must(t, newJournal(t, db, store).Begin(t.Context()))
 	w := &world{TB: t, db: db, store: store}
 	var err error
 	w.reg, err = registry.New(t.Context(), db, store, registry.Options{

@@ -81,7 +81,7 @@ func (db *DB) NoteAllMoved(ctx context.Context, blobs []MovingBlob) error {
 }
 
 // RekeyMoved gives each blob the key of its moved object. A blob that has none is taken out: its manifests wait for it, as if it had
-// never come. It returns how many those are.
+// never come, and so will those that come out of the trash. It returns how many those are.
 func (db *DB) RekeyMoved(ctx context.Context) (lost int64, err error) {
 	const noObject = `(SELECT id FROM blob WHERE NOT EXISTS (SELECT 1 FROM moved_object m WHERE m.blob_id = blob.id))`
 	err = db.update(ctx, func(t *tx) error {
@@ -89,6 +89,7 @@ func (db *DB) RekeyMoved(ctx context.Context) (lost int64, err error) {
 			`INSERT INTO manifest_missing_blob (repository_id, digest, manifest_id)
 				SELECT mb.repository_id, b.digest, mb.manifest_id FROM manifest_blob mb JOIN blob b ON b.id = mb.blob_id WHERE mb.blob_id IN ` + noObject,
 			`DELETE FROM manifest_blob WHERE blob_id IN ` + noObject,
+			`DELETE FROM trashed_manifest_blob WHERE blob_id IN ` + noObject,
 			`DELETE FROM repository_blob WHERE blob_id IN ` + noObject,
 			`DELETE FROM blob WHERE id IN ` + noObject,
 			`UPDATE blob SET storage_key = (SELECT m.storage_key FROM moved_object m WHERE m.blob_id = blob.id)`,

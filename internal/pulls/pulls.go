@@ -115,9 +115,11 @@ func (r *Recorder) Flush(ctx context.Context) error {
 	defer r.write.Unlock()
 	r.mu.Lock()
 	kept := r.kept
-	if len(kept) > 0 {
-		r.kept = make(map[reference]time.Time, len(kept)/2)
+	if len(kept) == 0 { // and it is still written to
+		r.mu.Unlock()
+		return nil
 	}
+	r.kept = make(map[reference]time.Time, len(kept)/2)
 	r.mu.Unlock()
 	pulls := make([]meta.Pull, 0, min(len(kept), batch))
 	note := func() error {

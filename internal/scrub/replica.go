@@ -30,6 +30,9 @@ func NewReplica(address string, who upstream.CredentialFunc) (*Replica, error) {
 // String returns the registry's host.
 func (r *Replica) String() string { return r.host }
 
+// Close implements Mender.
+func (r *Replica) Close() error { return nil }
+
 // Open implements Mender.
 func (r *Replica) Open(ctx context.Context, repositories []oci.Repository, d oci.Digest, size int64) (io.ReadCloser, error) {
 	client, err := upstream.New(ctx, r.host, r.opts)

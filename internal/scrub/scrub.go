@@ -33,6 +33,8 @@ type Mender interface {
 	Open(ctx context.Context, repositories []oci.Repository, d oci.Digest, size int64) (io.ReadCloser, error)
 	// String names the source, for people.
 	String() string
+	// Close gives back what the source keeps between blobs. It is called when a pass ends or breaks off; the source may be asked again afterwards.
+	Close() error
 }
 
 // Options configure a Scrubber.
@@ -42,8 +44,8 @@ type Options struct {
 	Rate int64
 	// Audit tells to write what is found and mended to the audit log.
 	Audit bool
-	// Mender, if not nil, is asked for the bytes of damaged blobs.
-	Mender Mender
+	// Menders are asked for the bytes of damaged blobs, one after the other until one has them.
+	Menders []Mender
 	// Observe, if not nil, is told of each blob that was read.
 	Observe func(bytes int64)
 	// Retry is how long to wait until what could not be reached or read is tried again; 0 stands for ten seconds.
@@ -133,6 +135,13 @@ func (s *Scrubber) Run(ctx context.Context) (result string, err error) {
 		state.Pass = &Pass{Began: time.Now(), Until: last}
 	}
 	p := state.Pass
+	defer func() {
+		for _, from := range s.opts.Menders {
+			if err := from.Close(); err != nil {
+				s.opts.Log.Warn("what a scrub has used cannot be given back", "from", from.String(), "error", err)
+			}
+		}
+	}()
 	if err := s.again(ctx, p); err != nil {
 		return "", err
 	}
@@ -284,19 +293,20 @@ func (s *Scrubber) blob(ctx context.Context, b meta.StoredBlob, p *Pass) error {
 	if news {
 		s.opts.Log.Error("a blob is damaged", "digest", b.Digest, "damage", string(found.damage), "detail", found.detail, "repositories", repositories, "object", b.Key)
 	}
-	if s.opts.Mender == nil {
-		return nil
-	}
-	err = s.mend(ctx, b, d, found, repositories)
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.Is(err, meta.ErrNotFound): // as above
-	case err != nil:
-		s.opts.Log.Warn("a damaged blob could not be mended", "digest", b.Digest, "from", s.opts.Mender.String(), "error", err)
-	default:
-		p.Mended++
-		s.opts.Log.Info("a damaged blob was mended", "digest", b.Digest, "from", s.opts.Mender.String())
+	for _, from := range s.opts.Menders {
+		err := s.mend(ctx, from, b, d, found, repositories)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, meta.ErrNotFound):
+			return nil // as above
+		case err != nil:
+			s.opts.Log.Warn("a damaged blob could not be mended", "digest", b.Digest, "from", from.String(), "error", err)
+		default:
+			p.Mended++
+			s.opts.Log.Info("a damaged blob was mended", "digest", b.Digest, "from", from.String())
+			return nil
+		}
 	}
 	return nil
 }
@@ -400,10 +410,10 @@ func (s *Scrubber) read(ctx context.Context, b meta.StoredBlob, d oci.Digest) (o
 const mendTime = 30 * time.Minute
 
 // mend replaces the object of a damaged blob.
-func (s *Scrubber) mend(ctx context.Context, b meta.StoredBlob, d oci.Digest, found finding, repositories []oci.Repository) (err error) {
+func (s *Scrubber) mend(ctx context.Context, from Mender, b meta.StoredBlob, d oci.Digest, found finding, repositories []oci.Repository) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, mendTime)
 	defer cancel()
-	body, err := s.opts.Mender.Open(ctx, repositories, d, b.Size)
+	body, err := from.Open(ctx, repositories, d, b.Size)
 	if err != nil {
 		return err
 	}
@@ -423,7 +433,7 @@ func (s *Scrubber) mend(ctx context.Context, b meta.StoredBlob, d oci.Digest, fo
 		return fmt.Errorf("the bytes from there are %s", got)
 	}
 	if err = up.Commit(ctx); err == nil {
-		err = s.changes("blob.mended", b, finding{found.damage, "from " + s.opts.Mender.String()}, repositories).
+		err = s.changes("blob.mended", b, finding{found.damage, "from " + from.String()}, repositories).
 			ReplaceObject(ctx, b.ID, b.Key, up.Key(), up.Size(), time.Now())
 	}
 	// After any other failure it is not known whether the row names the new object; if not, the collector sweeps it.

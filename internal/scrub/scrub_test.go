@@ -478,7 +478,7 @@ func TestChangedWhileRead(t *testing.T) {
 			w.rot(w.key("app", b), []byte("x"))
 		}
 		read := 0
-		p := w.scrub(scrub.Options{Mender: source{digestOf("deleted"): "deleted"}, Observe: func(int64) {
+		p := w.scrub(scrub.Options{Menders: []scrub.Mender{source{digestOf("deleted"): "deleted"}}, Observe: func(int64) {
 			switch read++; read {
 			case 2: // as of the first blob, just before it is marked
 				w.push("app", "pushed again")
@@ -502,6 +502,19 @@ type source map[oci.Digest]string
 
 func (s source) String() string { return "elsewhere" }
 
+func (s source) Close() error { return nil }
+
+// none is a Mender that has nothing, and counts how often it was given back.
+type none struct{ closed *int }
+
+func (none) String() string { return "nowhere" }
+
+func (n none) Close() error { *n.closed++; return nil }
+
+func (none) Open(context.Context, []oci.Repository, oci.Digest, int64) (io.ReadCloser, error) {
+	return nil, blob.ErrNotFound
+}
+
 func (s source) Open(_ context.Context, in []oci.Repository, d oci.Digest, size int64) (io.ReadCloser, error) {
 	if s[d] == "" || len(in) == 0 {
 		return nil, blob.ErrNotFound
@@ -518,8 +531,9 @@ func TestMend(t *testing.T) {
 			w.push("b/app", b)
 			w.rot(w.key("a/app", b), []byte(strings.ToUpper(b)))
 		}
+		closed := 0
 		from := source{digestOf("mended"): "mended", digestOf("lied about"): "lied aboux", digestOf("too long"): "too long "}
-		if p := w.scrub(scrub.Options{Mender: from, Audit: true}); p.Damaged != 4 || p.Mended != 1 {
+		if p := w.scrub(scrub.Options{Menders: []scrub.Mender{none{&closed}, from}, Audit: true}); p.Damaged != 4 || p.Mended != 1 {
 			w.Errorf("%+v", p)
 		}
 		for _, b := range blobs {
@@ -528,10 +542,13 @@ func TestMend(t *testing.T) {
 		}
 		w.wantDamaged(map[meta.Damage]int64{meta.Rotten: 3})
 		from[digestOf("lacked")] = "lacked"
-		if p := w.scrub(scrub.Options{Mender: from, Rate: 1 << 20}); p.Damaged != 2 || p.Mended != 1 {
+		if p := w.scrub(scrub.Options{Menders: []scrub.Mender{none{&closed}, from}, Rate: 1 << 20}); p.Damaged != 2 || p.Mended != 1 {
 			w.Errorf("%+v", p)
 		}
 		w.want("a/app", "lacked", true)
+		if closed != 2 {
+			w.Errorf("after two passes, a source was given back %d times", closed)
+		}
 		objects := 0
 		for _, err := range w.store.List(w.Context(), time.Time{}, time.Time{}) {
 			if err != nil {

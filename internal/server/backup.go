@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/berthregistry/berth/internal/backup"
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/blob/fs"
@@ -111,17 +113,32 @@ const backupCopies = 4
 // deleting bytes.
 const backupLease = 30 * time.Second
 
-// BackUp makes a set of backups now, unless a process of the registry is at it already, and then deletes old sets, if keep is not 0. lost is
-// called for each blob whose bytes the registry has lost.
-func BackUp(ctx context.Context, storage *Storage, target blob.Store, keep int, log *slog.Logger, lost func(digest, what string)) (set backup.Set, err error) {
+// BackUp makes a set of backups in a place now, unless a process of the registry is at it already, and then deletes old sets, if keep is not 0. lost
+// is called for each blob whose bytes the registry has lost.
+func BackUp(ctx context.Context, cfg *Config, storage *Storage, to BackupPlace, keep int, log *slog.Logger, lost func(digest, what string)) (set backup.Set, err error) {
+	if err := cfg.checkBackup(to); err != nil {
+		return set, err
+	}
 	work := func(ctx context.Context) (string, error) {
-		set, err = backUp(ctx, storage, target, keep, lost)
+		set, err = backUp(ctx, storage, to, keep, log, lost)
 		return backupResult(set), err
+	}
+	if storage.lock != nil && !cfg.Database.IsSet() { // then whoever has the lease is dead
+		j, err := storage.DB.Job(ctx, meta.BackupJob)
+		if err == nil && j.Holder != "" {
+			err = storage.DB.ReleaseJob(ctx, meta.BackupJob, j.Holder)
+		}
+		if err != nil && !errors.Is(err, meta.ErrNotFound) {
+			return set, err
+		}
 	}
 	runner := job.New(storage.DB, job.Options{Log: log, Lease: backupLease})
 	ran, failed := false, error(nil)
 	// One that was killed has the lease for a while.
 	for give := time.Now().Add(2 * backupLease); !ran && failed == nil && time.Now().Before(give) && ctx.Err() == nil; {
+		if j, err := storage.DB.Job(ctx, meta.BackupJob); err == nil && !j.Paused.IsZero() {
+			return set, fmt.Errorf("backups are paused by %s: \"berth backup resume\" lets them go on", j.By)
+		}
 		if ran, failed = runner.Now(ctx, job.Job{Name: meta.BackupJob, Run: work}); !ran && failed == nil {
 			select {
 			case <-time.After(time.Second):
@@ -140,8 +157,41 @@ func BackUp(ctx context.Context, storage *Storage, target blob.Store, keep int, 
 	return set, err
 }
 
-func backUp(ctx context.Context, storage *Storage, target blob.Store, keep int, lost func(digest, what string)) (backup.Set, error) {
-	set, err := backup.Create(ctx, backup.Options{DB: storage.DB, Blobs: storage.Blobs, Target: target, Parallel: backupCopies, Lost: lost})
+// backupNoted is how often it is noted how far a backup is.
+const backupNoted = 3 * time.Second
+
+func backUp(ctx context.Context, storage *Storage, to BackupPlace, keep int, log *slog.Logger, lost func(digest, what string)) (backup.Set, error) {
+	target, err := to.Open(ctx)
+	if err != nil {
+		return backup.Set{}, err
+	}
+	defer closeStore(target)
+	j, err := storage.DB.Job(ctx, meta.BackupJob)
+	if err != nil {
+		return backup.Set{}, err
+	}
+	state, err := backup.StateOf(j)
+	if err != nil {
+		log.Warn("what is known of the last backup cannot be read", "error", err)
+		state = backup.State{}
+	}
+	note := func(s backup.State) error { return storage.DB.SetJobState(ctx, meta.BackupJob, j.Holder, s.Text()) }
+	set, err := backup.Create(ctx, backup.Options{
+		DB: storage.DB, Blobs: storage.Blobs, Target: target, Parallel: backupCopies, Lost: lost,
+		Damaged: func(set string, err error) {
+			log.Error("a set of the backup is damaged; what it has is copied again, unless another set has it", "set", set, "error", err)
+		},
+		Every: backupNoted,
+		Progress: func(p backup.Progress) {
+			state.Run = &p
+			if err := note(state); err != nil && ctx.Err() == nil {
+				log.Warn("how far the backup is cannot be noted", "error", err)
+			}
+		},
+	})
+	if set.Name != "" {
+		err = errors.Join(err, note(backup.State{Last: &set, To: string(to)}))
+	}
 	if err != nil || keep == 0 {
 		return set, err
 	}
@@ -161,23 +211,67 @@ func backupResult(s backup.Set) string {
 // backupEvery is the periodic job that makes backups.
 func backupEvery(cfg *Config, log *slog.Logger, storage *Storage) job.Job {
 	return job.Job{Name: meta.BackupJob, Every: cfg.Backup.Interval.D(), Run: func(ctx context.Context) (string, error) {
-		target, err := cfg.Backup.To.Open(ctx)
-		if err == nil {
-			defer closeStore(target)
-			var set backup.Set
-			set, err = backUp(ctx, storage, target, cfg.Backup.Keep, func(digest, what string) {
-				log.Error("a blob cannot be backed up, its bytes are lost: push an image that has it again", "digest", digest, "what", what)
-			})
-			if err == nil {
-				log.Info("backed up", "set", set.Name, "blobs", set.Blobs, "bytes", set.Bytes, "copied", set.Copied, "copied_bytes", set.CopiedBytes, "lost", set.Lost)
-				return backupResult(set), nil
-			}
-		}
-		if ctx.Err() == nil {
+		set, err := backUp(ctx, storage, cfg.Backup.To, cfg.Backup.Keep, log, func(digest, what string) {
+			log.Error("a blob cannot be backed up, its bytes are lost: push an image that has it again", "digest", digest, "what", what)
+		})
+		switch {
+		case err == nil:
+			log.Info("backed up", "set", set.Name, "blobs", set.Blobs, "bytes", set.Bytes, "copied", set.Copied, "copied_bytes", set.CopiedBytes, "lost", set.Lost)
+		case ctx.Err() == nil:
 			log.Error("backup failed", "error", err)
 		}
-		return "", err
+		return backupResult(set), err
 	}}
+}
+
+// backupMetrics tells of the last set what the database knows, so that every node shows the same.
+type backupMetrics struct{ db *meta.DB }
+
+var (
+	lastSet  = prometheus.NewDesc("berth_backup_last_set_timestamp_seconds", "The moment that the last set of a backup shows.", nil, nil)
+	lastLost = prometheus.NewDesc("berth_backup_last_set_lost_blobs", "Blobs that the last set of a backup lacks, because the registry has lost their bytes.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m backupMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- lastSet
+	to <- lastLost
+}
+
+// Collect implements prometheus.Collector. It shows nothing before the first set, and while the database cannot be reached.
+func (m backupMetrics) Collect(to chan<- prometheus.Metric) {
+	j, err := m.db.Job(context.Background(), meta.BackupJob)
+	if err != nil {
+		return
+	}
+	if s, err := backup.StateOf(j); err == nil && s.Last != nil {
+		to <- prometheus.MustNewConstMetric(lastSet, prometheus.GaugeValue, float64(s.Last.At.UnixMilli())/1000)
+		to <- prometheus.MustNewConstMetric(lastLost, prometheus.GaugeValue, float64(s.Last.Lost))
+	}
+}
+
+// checkBackup fails if backups in a place would be among what they are copies of, where the collector finds objects of no use.
+func (c *Config) checkBackup(to BackupPlace) error {
+	opts, ok, err := to.bucket()
+	if err != nil {
+		return err
+	}
+	s := c.Storage.S3
+	mine := errors.New("this is where the registry itself keeps its blobs: backups need a place of their own")
+	switch {
+	case ok && opts.Bucket == s.Bucket && opts.Endpoint == string(s.Endpoint) && opts.Prefix == s.Prefix:
+		return mine
+	case !ok && s.Bucket == "":
+		for folder := string(to); ; folder = filepath.Dir(folder) {
+			if sameFolder(folder, BlobFolder(c.Data)) {
+				return mine
+			}
+			if filepath.Dir(folder) == folder {
+				return nil
+			}
+		}
+	}
+	return nil
 }
 
 // closeStore gives back what a store has opened.

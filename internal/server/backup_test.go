@@ -1,6 +1,10 @@
 package server
 
-import "testing"
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
 
 func TestBackupPlace(t *testing.T) {
 	for text, want := range map[string]string{
@@ -24,6 +28,35 @@ func TestBackupPlace(t *testing.T) {
 		var p BackupPlace
 		if err := p.UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%s is taken for a place", text)
+		}
+	}
+}
+
+// A backup is not kept where the registry's own objects are.
+func TestBackupElsewhere(t *testing.T) {
+	folder, bucket := Default(), Default()
+	folder.Data = t.TempDir()
+	bucket.Storage.S3 = S3{Bucket: "mine", Endpoint: "https://s3.example.org", Prefix: "registry/"}
+	if err := os.MkdirAll(BlobFolder(folder.Data), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		cfg *Config
+		to  string
+		ok  bool
+	}{
+		{folder, filepath.Join(folder.Data, "blobs"), false},
+		{folder, filepath.Join(folder.Data, "blobs", "backup"), false},
+		{folder, filepath.Join(folder.Data, "x", "..", "blobs"), false},
+		{folder, filepath.Join(folder.Data, "backup"), true},
+		{folder, "elsewhere", true},
+		{folder, "s3://mine/registry?endpoint=https://s3.example.org", true},
+		{bucket, "s3://mine/registry?endpoint=https://s3.example.org", false},
+		{bucket, "s3://mine/backup?endpoint=https://s3.example.org", true},
+		{bucket, "s3://other/registry?endpoint=https://s3.example.org", true},
+	} {
+		if err := test.cfg.checkBackup(BackupPlace(test.to)); (err == nil) != test.ok {
+			t.Errorf("%s: %v", test.to, err)
 		}
 	}
 }

@@ -53,8 +53,17 @@ func (c *Config) check() []Problem {
 	if c.Collection.Interval != 0 {
 		atLeast(c.Collection.Interval, time.Second, "collection.interval")
 	}
+	if c.Retention.Interval != 0 {
+		atLeast(c.Retention.Interval, time.Second, "retention.interval")
+	}
+	require(c.Retention.Limit >= 1, "retention.limit", "%d must be at least 1", c.Retention.Limit)
 	b, noBackup := c.Backup, Default().Backup
 	require(b.To != "" || b == noBackup, "backup.to", "a place is needed where backups are to be kept")
+	if b.To != "" {
+		if err := c.checkBackup(b.To); err != nil {
+			require(false, "backup.to", "%v", err)
+		}
+	}
 	atLeast(b.Interval, time.Second, "backup.interval")
 	require(b.Keep >= 0, "backup.keep", "%d must be at least 0", b.Keep)
 	atLeast(c.Journal.Interval, 100*time.Millisecond, "journal.interval")

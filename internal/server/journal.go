@@ -9,6 +9,7 @@ import (
 
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/journal"
+	"github.com/berthregistry/berth/internal/meta"
 )
 
 const (
@@ -18,15 +19,18 @@ const (
 	journalLease = 5 * time.Second
 )
 
-// checkJournal fails if the store has the journal of a registry that the database is not.
-func checkJournal(ctx context.Context, cfg *Config, log *slog.Logger, storage *Storage) error {
+// beginJournal fails if the store has the journal of a registry that the database is not.
+func beginJournal(ctx context.Context, cfg *Config, log *slog.Logger, j *journal.Journal) error {
 	if cfg.ReadOnly {
 		return nil
 	}
-	err := journal.CheckStart(ctx, storage.DB, storage.Blobs)
+	err := j.Begin(ctx)
 	if errors.Is(err, blob.ErrUnavailable) {
 		log.Warn("whether the storage has a journal already cannot be found out yet", "error", err)
-		return nil // no journal begins before it is
+		return nil // none begins before it is
+	}
+	if errors.Is(err, meta.ErrLost) {
+		return nil // another node begins it
 	}
 	return err
 }

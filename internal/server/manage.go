@@ -109,6 +109,7 @@ func OpenManagement(ctx context.Context, cfg *Config, mayMake bool, log *slog.Lo
 	}
 	management := admin.New(admin.Options{
 		Auth: accounts, DB: s.DB, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), Delete: cfg.Delete, ReadOnly: cfg.ReadOnly,
+		Backups: string(cfg.Backup.To),
 	})
 	return management.Local(), s.Close, nil
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/berthregistry/berth/internal/backup"
 	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/scrub"
@@ -38,7 +39,10 @@ func newScrubber(cfg *Config, db *meta.DB, store blob.Store, log *slog.Logger, m
 		if err != nil {
 			return nil, err
 		}
-		opts.Mender = replica
+		opts.Menders = append(opts.Menders, replica)
+	}
+	if to := cfg.Backup.To; to != "" {
+		opts.Menders = append(opts.Menders, backup.NewSource(string(to), "", to.Open))
 	}
 	return scrub.New(db, store, opts), nil
 }

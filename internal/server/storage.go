@@ -67,8 +67,8 @@ func (c *Config) patient() *Config {
 // Close closes what was opened.
 func (s *Storage) Close() error {
 	var err error
-	if files, ok := s.Blobs.(*fs.Store); ok {
-		files.Close()
+	if store, ok := s.Blobs.(interface{ Close() }); ok {
+		store.Close()
 	}
 	if s.DB != nil {
 		err = s.DB.Close()

@@ -48,7 +48,8 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		return nil, nil, err
 	}
 	storage := &Storage{DB: db, Blobs: store}
-	if err := checkJournal(ctx, cfg, log, storage); err != nil {
+	copied := newJournal(cfg, log, metrics, storage)
+	if err := beginJournal(ctx, cfg, log, copied); err != nil {
 		return nil, nil, errors.Join(err, storage.Close())
 	}
 	reg, err := newRegistry(ctx, cfg, db, store, observeQuotas(metrics, db, log))
@@ -64,7 +65,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	})
 	observeStorage(metrics, db)
 	observeDatabase(metrics, db)
-	metrics.registry.MustRegister(jobMetrics{db}, storedMetrics{db})
+	metrics.registry.MustRegister(jobMetrics{db}, storedMetrics{db}, backupMetrics{db})
 
 	server := web.NewServer(web.Options{
 		Log:            log,
@@ -103,8 +104,10 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 			return nil, nil, errors.Join(err, storage.Close())
 		}
 	}
+	pulled := pulls.New(db, log)
 	management := admin.New(admin.Options{
 		Auth: accounts, DB: db, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), Client: server.Client, Limits: limits, Delete: cfg.Delete, ReadOnly: cfg.ReadOnly,
+		Backups: string(cfg.Backup.To), FlushPulls: pulled.Flush,
 	})
 	if accounts != nil {
 		if err := offerSetup(ctx, cfg, log, management); err != nil {
@@ -116,7 +119,6 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		options.Auth, options.Service, options.Origin = accounts, cfg.Service(), server.Origin
 		tokens = token.New(token.Options{Auth: accounts, Service: cfg.Service(), Client: server.Client, Limits: limits})
 	}
-	pulled := pulls.New(db, log)
 	if !cfg.ReadOnly {
 		metrics.CounterFunc("berth_pulls_not_noted_total", "Pulls whose time was not noted, because there were too many at once.", func() float64 { return float64(pulled.Lost()) })
 		options.Pulled = pulled.Note
@@ -154,7 +156,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	if bucket, ok := store.(*s3.Store); ok && cfg.Collection.Interval > 0 {
 		jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
 	}
-	jobs = append(jobs, retentionJob(metrics, db, cfg.Delete, meta.Origin{Actor: "retention", Method: "retention", Trash: cfg.Trash.Keep > 0, Audit: accounts != nil}, log))
+	jobs = append(jobs, retentionJob(cfg, metrics, db, pulled, log))
 	if accounts != nil {
 		for _, to := range receivers {
 			jobs = append(jobs, audit.NewForwarder(db, to, log).Job())
@@ -166,7 +168,6 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		}
 	}
 	if !cfg.ReadOnly {
-		copied := newJournal(cfg, log, metrics, storage)
 		if cfg.Backup.To != "" {
 			jobs = append(jobs, backupEvery(cfg, log, storage))
 		}
