@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/berthregistry/berth/internal/admin"
-	"github.com/berthregistry/berth/internal/oci"
 )
 
 func newDeleteCommand() *cobra.Command {
@@ -54,9 +53,12 @@ The plan is printed first. With --yes it is carried out, in one transaction; wha
 				if !yes {
 					return printCascade(cmd, m, plan, "Would delete", noTrunc)
 				}
-				order := admin.CascadeOrder{Tags: plan.Tags, Manifests: []oci.Digest{}}
+				order := admin.CascadeOrder{Tags: []admin.OrderedTag{}, Manifests: []admin.OrderedManifest{}}
+				for _, v := range plan.Tags {
+					order.Tags = append(order.Tags, admin.OrderedTag{CascadeTag: v})
+				}
 				for _, v := range plan.Manifests {
-					order.Manifests = append(order.Manifests, v.Digest)
+					order.Manifests = append(order.Manifests, admin.OrderedManifest{Digest: v.Digest})
 				}
 				var done admin.Cascade
 				if err := m.call(cmd.Context(), http.MethodPost, where, order, &done); err != nil {

@@ -17,13 +17,49 @@ import (
 
 	"github.com/berthregistry/berth/internal/admin"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/policy"
 	"github.com/berthregistry/berth/internal/retention"
 )
 
 func newRetentionCommand() *cobra.Command {
 	m := new(management)
 	return m.group("retention", "Let go of old tags and manifests by policies",
-		newRetentionSetCommand(m), newRetentionListCommand(m), newRetentionRemoveCommand(m), newRetentionPlanCommand(m), newRetentionApplyCommand(m))
+		append([]*cobra.Command{newRetentionSetCommand(m), newRetentionListCommand(m), newRetentionRemoveCommand(m), newRetentionPlanCommand(m), newRetentionApplyCommand(m),
+			newRetentionStatusCommand(m)}, jobCommands(m, "retention", "Retention")...)...)
+}
+
+func newRetentionStatusCommand(m *management) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Show whether policies are being carried out, and what the last time deleted", Args: cobra.NoArgs,
+		RunE: m.run(func(cmd *cobra.Command, _ []string) error {
+			var s admin.JobStatus
+			if err := m.call(cmd.Context(), http.MethodGet, "retention/status", nil, &s); err != nil {
+				return err
+			}
+			last := ""
+			if !s.LastEnded.IsZero() {
+				last = "ended " + ageText(s.LastEnded.Time) + ": " + s.LastResult
+			}
+			return m.show(cmd, s, append(jobRows(s), [2]string{"Last run", last})...)
+		}),
+	}
+}
+
+// minors is the value of a flag that is a number of minor versions, or "all".
+type minors int
+
+func (n *minors) String() string { return "" }
+func (n *minors) Type() string   { return "N" }
+
+// Set implements pflag.Value.
+func (n *minors) Set(s string) error {
+	if s == "all" {
+		*n = policy.AllMinors
+		return nil
+	}
+	v, err := strconv.ParseUint(s, 10, 31)
+	*n = minors(v)
+	return err
 }
 
 // days is the value of a flag that is a time: 30d, or as Go has it.
@@ -49,7 +85,7 @@ func newRetentionSetCommand(m *management) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "set [ORG]", Short: "Add a policy: which tags are kept, of those that it is for",
 		Long: `Tags that no policy is for are kept. Of the others those are kept that any rule of any policy for them keeps, or that are protected. Manifests stay that have such a tag,
-and all that they need or that belongs to them. The server carries policies out once a day; see "berth retention plan" first.`,
+and all that they need or that belongs to them. The server carries policies out every "retention.interval", which is a day; see "berth retention plan" first.`,
 		Example: `  berth retention set team --tag '*' --newest 20 --pulled 30d
   berth retention set team --repository 'team/app/**' --tag semver --minors 3
   berth retention set --untagged 7d`,
@@ -67,10 +103,11 @@ and all that they need or that belongs to them. The server carries policies out 
 	flags.StringArrayVar(&n.Repositories, "repository", nil, "in repositories that match `PATTERN`; may be repeated (default all)")
 	flags.StringArrayVar(&n.Tags, "tag", nil, "for tags that match `PATTERN`, as of \"berth tag protect\"; may be repeated (default all)")
 	flags.IntVar(&n.Rules.Newest, "newest", 0, "keep the `N` tags of a repository that were pushed last")
-	flags.IntVar(&n.Rules.Minors, "minors", 0, "keep the latest patch of the latest `N` minor versions")
+	flags.Var((*minors)(&n.Rules.Minors), "minors", "keep the latest patch of the latest `N` minor versions, or of \"all\"")
+	flags.IntVar(&n.Rules.Patches, "patches", 0, "with --minors, keep the latest `N` patches of each (default 1)")
 	flags.Var((*days)(&n.Rules.Pushed), "pushed", "keep what was pushed in this time, such as 30d")
-	flags.Var((*days)(&n.Rules.Pulled), "pulled", "keep what was pulled in this time, such as 30d")
-	flags.Var((*days)(&n.Rules.Untagged), "untagged", "let manifests go that have had no tag and no pull for this time, such as 7d")
+	flags.Var((*days)(&n.Rules.Pulled), "pulled", "keep what was pulled or pushed in this time, such as 30d")
+	flags.Var((*days)(&n.Rules.Untagged), "untagged", "let manifests go that nothing has needed, and nobody has pulled or pushed, for this time, such as 7d")
 	return cmd
 }
 
@@ -165,52 +202,33 @@ counted. To apply a plan again does no harm.`,
 				return err
 			}
 			defer f.Close()
-			var r oci.Repository
-			var order admin.CascadeOrder
 			var asked, tags, manifests, bytes int64
-			flush := func() error {
-				if len(order.Tags)+len(order.Manifests) == 0 {
-					return nil
+			e := retention.Executor{Limit: limit, Do: func(r oci.Repository, items []retention.Item) error {
+				if _, err := oci.ParseRepository(string(r)); err != nil {
+					return err
+				}
+				order := admin.CascadeOrder{Tags: []admin.OrderedTag{}, Manifests: []admin.OrderedManifest{}}
+				for _, i := range items {
+					if i.Tag != "" {
+						order.Tags = append(order.Tags, admin.OrderedTag{CascadeTag: admin.CascadeTag{Tag: i.Tag, Digest: i.Digest}, Pushed: i.Pushed, Pulled: i.Pulled})
+					} else {
+						order.Manifests = append(order.Manifests, admin.OrderedManifest{Digest: i.Digest, Pushed: i.Pushed, Pulled: i.Pulled})
+					}
 				}
 				var done admin.Cascade
 				if err := m.call(cmd.Context(), http.MethodPost, "cascade/"+string(r), order, &done); err != nil {
 					return err
 				}
-				asked += int64(len(order.Tags) + len(order.Manifests))
+				asked += int64(len(items))
 				tags, manifests, bytes = tags+int64(len(done.Tags)), manifests+int64(len(done.Manifests)), bytes+done.Bytes
-				order = admin.CascadeOrder{Tags: []admin.CascadeTag{}, Manifests: []oci.Digest{}}
 				return nil
-			}
-			errLimit := errors.New("")
-			left := limit
-			err = planLines(f, func(i retention.Item) error {
-				if i.Action != retention.Drop {
-					return nil
-				}
-				if i.Repository != r || len(order.Tags)+len(order.Manifests) == retention.Batch {
-					if err := flush(); err != nil {
-						return err
-					}
-					if r, err = oci.ParseRepository(string(i.Repository)); err != nil {
-						return err
-					}
-				}
-				if left--; limit > 0 && left < 0 {
-					return errLimit
-				}
-				if i.Tag != "" {
-					order.Tags = append(order.Tags, admin.CascadeTag{Tag: i.Tag, Digest: i.Digest})
-				} else {
-					order.Manifests = append(order.Manifests, i.Digest)
-				}
-				return nil
-			})
-			more := err == errLimit
-			if err == nil || more {
-				err = flush()
+			}}
+			err = planLines(f, e.Add)
+			if err == nil || errors.Is(err, retention.ErrLimit) {
+				err = e.Close()
 			}
 			m.done(cmd, "Deleted %d tags and %d manifests, which frees %s. %d of the plan stayed, or were gone.", tags, manifests, humanize.Bytes(uint64(bytes)), asked-tags-manifests)
-			if more {
+			if e.More {
 				m.done(cmd, "There is more in the plan than --limit %d.", limit)
 			}
 			return err

@@ -8,6 +8,7 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -49,6 +50,8 @@ type Options struct {
 	ReadOnly bool
 	// Backups is where servers keep backups; empty if they make none by themselves.
 	Backups string
+	// FlushPulls, if not nil, writes the pulls that are noted in memory only.
+	FlushPulls func(context.Context) error
 	// Now is the clock.
 	Now func() time.Time
 }

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"errors"
+	"time"
 
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
@@ -32,8 +33,22 @@ type CascadeManifest struct {
 
 // CascadeOrder is what of a Cascade is to be deleted.
 type CascadeOrder struct {
-	Tags      []CascadeTag `json:"tags"`
-	Manifests []oci.Digest `json:"manifests"`
+	Tags      []OrderedTag      `json:"tags"`
+	Manifests []OrderedManifest `json:"manifests"`
+}
+
+// OrderedTag is a tag that is to be deleted, unless it was pushed or pulled after the times that are given.
+type OrderedTag struct {
+	CascadeTag
+	Pushed time.Time `json:"pushed,omitzero"`
+	Pulled time.Time `json:"pulled,omitzero"`
+}
+
+// OrderedManifest is a manifest that is to be deleted, likewise.
+type OrderedManifest struct {
+	Digest oci.Digest `json:"digest"`
+	Pushed time.Time  `json:"pushed,omitzero"`
+	Pulled time.Time  `json:"pulled,omitzero"`
 }
 
 func cascadeOf(c *meta.Cascade) Cascade {
@@ -97,19 +112,25 @@ func (h *Handler) deleteCascade(c *call) (any, error) {
 	if err := c.readUpTo(maxOrder, &order); err != nil {
 		return nil, err
 	}
-	tags := make([]meta.CascadeTag, len(order.Tags))
+	tags, manifests := make([]meta.OrderedTag, len(order.Tags)), make([]meta.OrderedManifest, len(order.Manifests))
 	for i, tag := range order.Tags {
 		if _, err := oci.ParseTag(string(tag.Tag)); err != nil {
 			return nil, err
 		}
-		tags[i] = meta.CascadeTag(tag)
+		tags[i] = meta.OrderedTag{CascadeTag: meta.CascadeTag(tag.CascadeTag), Seen: meta.Seen{Pushed: tag.Pushed, Pulled: tag.Pulled}}
+	}
+	for i, m := range order.Manifests {
+		manifests[i] = meta.OrderedManifest{Digest: m.Digest, Seen: meta.Seen{Pushed: m.Pushed, Pulled: m.Pulled}}
+	}
+	if err := h.flushPulls(c); err != nil {
+		return nil, err
 	}
 	var allow meta.Allow
 	if c.facts != nil {
 		may := h.opts.Auth.MayDelete(&c.identity, c.facts)
 		allow = func(tag oci.Tag, _ oci.Digest) error { return may(tag) }
 	}
-	done, err := h.opts.DB.DeleteCascade(c.Context(), r, tags, order.Manifests, allow, h.originOf(c, "delete"), h.opts.Now())
+	done, err := h.opts.DB.DeleteCascade(c.Context(), r, tags, manifests, allow, h.originOf(c, "delete"), h.opts.Now())
 	if err != nil {
 		return nil, forbidden(err)
 	}

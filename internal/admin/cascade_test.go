@@ -43,7 +43,7 @@ func TestCascade(t *testing.T) {
 			t.Errorf("%s: status %d, expected %d: %s", path, a.StatusCode, status, a.body)
 		}
 	}
-	order := `{"tags":[{"tag":"v1","digest":"` + d.String() + `"}],"manifests":["` + d.String() + `"]}`
+	order := `{"tags":[{"tag":"v1","digest":"` + d.String() + `"}],"manifests":[{"digest":"` + d.String() + `"}]}`
 	var done Cascade
 	w.want(200, admin, "POST", "cascade/team/app", order, &done) // without the signature, which was part of the plan
 	if len(done.Tags) != 1 || len(done.Manifests) != 0 || len(done.Kept) != 1 || !strings.Contains(done.Kept[0].Why, ".sig") {
@@ -51,7 +51,7 @@ func TestCascade(t *testing.T) {
 	}
 	var digests []string
 	for _, m := range plan.Manifests {
-		digests = append(digests, `"`+m.Digest.String()+`"`)
+		digests = append(digests, `{"digest":"`+m.Digest.String()+`"}`)
 	}
 	order = `{"tags":[{"tag":"v1","digest":"` + d.String() + `"},{"tag":"` + string(plan.Tags[0].Tag) + `","digest":"` + plan.Tags[0].Digest.String() + `"}],"manifests":[` + strings.Join(digests, ",") + `]}`
 	w.want(200, admin, "POST", "cascade/team/app", order, &done)

@@ -9,6 +9,7 @@ import (
 	"github.com/berthregistry/berth/internal/gc"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/internal/retention"
 	"github.com/berthregistry/berth/internal/scrub"
 )
 
@@ -29,6 +30,10 @@ var jobRoutes = []route{
 	{"POST", "backup/run", rightRegistry, "backup.run", (*Handler).askBackup},
 	{"POST", "backup/pause", rightRegistry, "backup.pause", pauses(meta.BackupJob)},
 	{"POST", "backup/resume", rightRegistry, "backup.resume", resumes(meta.BackupJob)},
+	{"GET", "retention/status", rightRegistry, "", (*Handler).showRetention},
+	{"POST", "retention/run", rightRegistry, "retention.run", asks(retention.Job)},
+	{"POST", "retention/pause", rightRegistry, "retention.pause", pauses(retention.Job)},
+	{"POST", "retention/resume", rightRegistry, "retention.resume", resumes(retention.Job)},
 }
 
 // JobStatus is what is known of periodic work, on whichever node it runs.

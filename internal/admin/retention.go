@@ -25,7 +25,8 @@ type Retention struct {
 // RetentionRules say what is kept; times are in hours.
 type RetentionRules struct {
 	Newest   int     `json:"newest,omitempty"`
-	Minors   int     `json:"minors,omitempty"`
+	Minors   int     `json:"minors,omitempty"` // 2147483647 for every one
+	Patches  int     `json:"patches,omitempty"`
 	Pushed   float64 `json:"pushedHours,omitempty"`
 	Pulled   float64 `json:"pulledHours,omitempty"`
 	Untagged float64 `json:"untaggedHours,omitempty"`
@@ -41,11 +42,11 @@ type NewRetention struct {
 // Policy returns the rules as package policy has them.
 func (r RetentionRules) Policy() policy.Rules {
 	hours := func(n float64) time.Duration { return time.Duration(n * float64(time.Hour)) }
-	return policy.Rules{Newest: r.Newest, Minors: r.Minors, Pushed: hours(r.Pushed), Pulled: hours(r.Pulled), Untagged: hours(r.Untagged)}
+	return policy.Rules{Newest: r.Newest, Minors: r.Minors, Patches: r.Patches, Pushed: hours(r.Pushed), Pulled: hours(r.Pulled), Untagged: hours(r.Untagged)}
 }
 
 func retentionOf(p *meta.Retention) Retention {
-	rules := RetentionRules{p.Rules.Newest, p.Rules.Minors, p.Rules.Pushed.Hours(), p.Rules.Pulled.Hours(), p.Rules.Untagged.Hours()}
+	rules := RetentionRules{p.Rules.Newest, p.Rules.Minors, p.Rules.Patches, p.Rules.Pushed.Hours(), p.Rules.Pulled.Hours(), p.Rules.Untagged.Hours()}
 	return Retention{p.ID, p.Organization, p.Repositories, p.Tags.Texts(), rules, p.By, Expiry{p.Created}}
 }
 
@@ -120,7 +121,24 @@ func (h *Handler) planRetention(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := h.flushPulls(c); err != nil {
+		return nil, err
+	}
 	return lines(func(enc *json.Encoder) error {
-		return retention.NewPlanner(h.opts.DB, h.opts.Now()).Plan(c.Context(), organization, func(i retention.Item) error { return enc.Encode(i) })
+		return retention.NewPlanner(h.opts.DB, time.Time{}).Plan(c.Context(), organization, func(i retention.Item) error { return enc.Encode(i) })
 	}), nil
+}
+
+// flushPulls writes what this node knows of pulls and the database does not.
+func (h *Handler) flushPulls(c *call) error {
+	if h.opts.FlushPulls == nil {
+		return nil
+	}
+	return h.opts.FlushPulls(c.Context())
+}
+
+// showRetention tells of the periodic work.
+func (h *Handler) showRetention(c *call) (any, error) {
+	_, s, err := h.status(c, retention.Job)
+	return s, err
 }

@@ -143,6 +143,10 @@ var routeTests = []struct {
 	{"POST", "backup/run", "backup/run", "{}", 204, administrators},
 	{"POST", "backup/pause", "backup/pause", "{}", 204, administrators},
 	{"POST", "backup/resume", "backup/resume", "{}", 204, administrators},
+	{"GET", "retention/status", "retention/status", "", 200, administrators},
+	{"POST", "retention/run", "retention/run", "{}", 204, administrators},
+	{"POST", "retention/pause", "retention/pause", "{}", 204, administrators},
+	{"POST", "retention/resume", "retention/resume", "{}", 204, administrators},
 
 	{"GET", "grants", "grants", "", 200, administrators},
 	{"POST", "grants", "grants", `{"account":"person","role":"reader"}`, 201, administrators},

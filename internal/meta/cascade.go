@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"regexp"
 	"slices"
 	"time"
 
@@ -32,6 +33,27 @@ type CascadeManifest struct {
 	MediaType string
 	Size      int64 // of the manifest alone
 	Why       string
+}
+
+// Seen is when something was pushed and pulled last, as a plan has seen it, to the millisecond. What was pushed or pulled later stays; a zero time
+// stands for whenever.
+type Seen struct{ Pushed, Pulled time.Time }
+
+// passed tells whether something was pushed or pulled since, by times of the database; 0 stands for never.
+func (s Seen) passed(pushed, pulled int64) bool {
+	return !s.Pushed.IsZero() && pushed > s.Pushed.UnixMilli() || !s.Pulled.IsZero() && pulled > s.Pulled.UnixMilli()
+}
+
+// OrderedTag is a tag that is to be deleted.
+type OrderedTag struct {
+	CascadeTag
+	Seen
+}
+
+// OrderedManifest is a manifest that is to be deleted.
+type OrderedManifest struct {
+	Digest oci.Digest
+	Seen
 }
 
 // MaxCascade is how many tags and manifests can be deleted at once. It bounds the time that others wait.
@@ -72,10 +94,11 @@ func (db *DB) PlanCascade(ctx context.Context, r oci.Repository, ref oci.Referen
 	return c, err
 }
 
-// DeleteCascade deletes those of the tags and manifests of a plan that can still go, in one transaction, and returns them as PlanCascade does: a tag that has moved or is protected by now, and
-// what something needs that is not part of the plan, stays. allow, if not nil, is asked for each tag. With an error nothing happens. To repeat
+// DeleteCascade deletes those of the tags and manifests of a plan that can still go, in one transaction, and returns them as PlanCascade does: a tag that has moved or is protected by now,
+// what was pushed or pulled since, and what something needs that is not part of the plan, stays. So does a tag made of a digest, if it has times that were Seen and
+// its manifest is there and stays. allow, if not nil, is asked for each tag. With an error nothing happens. To repeat
 // it does no harm. There can be as many tags and manifests as a Cascade has.
-func (db *DB) DeleteCascade(ctx context.Context, r oci.Repository, tags []CascadeTag, manifests []oci.Digest, allow Allow, origin Origin, now time.Time) (*Cascade, error) {
+func (db *DB) DeleteCascade(ctx context.Context, r oci.Repository, tags []OrderedTag, manifests []OrderedManifest, allow Allow, origin Origin, now time.Time) (*Cascade, error) {
 	if len(tags)+len(manifests) > MaxCascade {
 		return nil, ErrTooMany
 	}
@@ -89,40 +112,29 @@ func (db *DB) DeleteCascade(ctx context.Context, r oci.Repository, tags []Cascad
 		if err != nil {
 			return err
 		}
-		names := make([]oci.Tag, len(tags))
-		for i := range tags {
-			names[i] = tags[i].Tag
-		}
-		current, err := t.findTags(g.repo, names)
-		if err != nil {
-			return err
-		}
-		for _, tag := range tags {
-			if p, ok := current[tag.Tag]; ok && p.digest == tag.Digest && g.held.Protecting(r, tag.Tag) == nil {
-				g.tags[tag.Tag] = tag.Digest
-			}
-		}
-		g.only = make(map[oci.Digest]bool, len(manifests))
-		for _, d := range manifests {
-			g.only[d] = true
-		}
-		if err := g.collect(manifests, "part of the plan"); err != nil {
+		if err := g.order(tags, manifests); err != nil {
 			return err
 		}
 		if c, err = g.result(); err != nil || len(c.Tags)+len(c.Manifests) == 0 {
 			return err
 		}
 		t.touch(r)
+		going := make(map[oci.Digest]bool, len(c.Manifests))
+		for _, m := range c.Manifests {
+			going[m.Digest] = true
+		}
 		for _, tag := range c.Tags {
 			if allow != nil {
 				if err := allow(tag.Tag, tag.Digest); err != nil {
 					return err
 				}
 			}
-			if err := g.held.CheckTag(r, tag.Tag, tag.Digest, oci.Digest{}); err != nil {
-				return err
+			if going[tag.Digest] { // it goes with the manifest, and to the trash with it
+				err = t.record(origin, r, describeTag(tag.Tag, tag.Digest), now)
+			} else {
+				err = t.deleteTag(g.repo, r, tag.Tag, tag.Digest, origin, now)
 			}
-			if err := t.deleteTag(g.repo, r, tag.Tag, tag.Digest, origin, now); err != nil {
+			if err != nil {
 				return err
 			}
 		}
@@ -135,6 +147,80 @@ func (db *DB) DeleteCascade(ctx context.Context, r oci.Repository, tags []Cascad
 		return err
 	})
 	return c, err
+}
+
+// order lets tags and manifests go, and nothing else, unless they were used since a plan has seen them.
+func (g *cascade) order(tags []OrderedTag, manifests []OrderedManifest) error {
+	ordered := make(map[string]OrderedTag, len(tags))
+	names := []string{}
+	for _, tag := range tags {
+		ordered[string(tag.Tag)] = tag
+		names = append(names, string(tag.Tag))
+	}
+	seen := make(map[string]Seen, len(manifests))
+	var digests []oci.Digest
+	g.only = make(map[oci.Digest]bool, len(manifests))
+	for _, m := range manifests {
+		g.only[m.Digest], seen[m.Digest.String()] = true, m.Seen
+		digests = append(digests, m.Digest)
+	}
+	beside := make(map[string][]oci.Tag) // tags by the digest, or beginning of one, that they are made of
+	if err := g.t.query(func(scan func(...any) error) error {
+		var name, digest string
+		var pushed, pulled int64
+		if err := scan(&name, &digest, &pushed, &pulled); err != nil {
+			return err
+		}
+		tag := ordered[name]
+		if digest != tag.Digest.String() || tag.passed(pushed, pulled) || g.held.Protecting(g.r, tag.Tag) != nil {
+			return nil
+		}
+		g.tags[tag.Tag] = tag.Digest
+		if d := SubjectOfTag(tag.Tag); d != "" && !tag.Pushed.IsZero() {
+			beside[d] = append(beside[d], tag.Tag)
+		}
+		return nil
+	}, `SELECT t.name, m.digest, t.updated_at, COALESCE((SELECT p.pulled_at FROM tag_pull p WHERE p.repository_id = t.repository_id AND p.name = t.name), 0)
+		FROM `+g.t.list("$2")+` CROSS JOIN tag t CROSS JOIN manifest m
+		WHERE t.repository_id = $1 AND t.name = list.value AND m.id = t.manifest_id`, g.repo, jsonOf(names)); err != nil {
+		return err
+	}
+	if len(beside) > 0 {
+		if err := g.t.query(func(scan func(...any) error) error {
+			var begins, digest string
+			err := scan(&begins, &digest)
+			if _, goes := seen[digest]; !goes {
+				for _, tag := range beside[begins] {
+					delete(g.tags, tag)
+				}
+			}
+			return err
+		}, `SELECT list.value, m.digest FROM `+g.t.list("$2")+` CROSS JOIN manifest m WHERE m.repository_id = $1 AND m.digest >= list.value AND m.digest < list.value || 'g'`,
+			g.repo, jsonOf(slices.Sorted(maps.Keys(beside)))); err != nil {
+			return err
+		}
+	}
+	if err := g.collect(digests, "part of the plan"); err != nil {
+		return err
+	}
+	var used []string
+	if len(seen) == 0 {
+		return nil
+	}
+	err := g.t.query(func(scan func(...any) error) error {
+		var digest string
+		var pushed, pulled int64
+		err := scan(&digest, &pushed, &pulled)
+		if seen[digest].passed(pushed, pulled) {
+			used = append(used, digest)
+		}
+		return err
+	}, `SELECT m.digest, COALESCE(u.pushed_at, m.created_at), COALESCE(u.pulled_at, 0) FROM `+g.t.list("$2")+` CROSS JOIN manifest m LEFT JOIN manifest_use u ON u.manifest_id = m.id
+		WHERE m.repository_id = $1 AND m.digest = list.value`, g.repo, jsonOf(slices.Sorted(maps.Keys(seen))))
+	for _, d := range used {
+		g.keep(d, "was pushed or pulled since the plan was made")
+	}
+	return err
 }
 
 // pointsTo returns what a tag points to, or ErrNotFound.
@@ -156,7 +242,7 @@ type cascade struct {
 	tags  map[oci.Tag]oci.Digest // that go, unless what they belong to stays
 	only  map[oci.Digest]bool    // if not nil, nothing else may go
 	nodes map[string]*cascadeNode
-	order []*cascadeNode // in which they were found
+	all   []*cascadeNode // in the order in which they were found
 	edges int
 }
 
@@ -207,6 +293,17 @@ func companionTags(d oci.Digest) []string {
 	return []string{base + ".sig", base + ".att", base + ".sbom", string(d.ReferrersTag())}
 }
 
+var companion = regexp.MustCompile(`^(?:(sha256)-([0-9a-f]{64})|(sha512)-([0-9a-f]{64}|[0-9a-f]{128}))(\.sig|\.att|\.sbom)?$`)
+
+// SubjectOfTag returns the digest that a tag is made of under which clients keep what belongs to a manifest, or its beginning if clients have cut it off; empty for other tags.
+func SubjectOfTag(tag oci.Tag) string {
+	m := companion.FindStringSubmatch(string(tag))
+	if m == nil {
+		return ""
+	}
+	return m[1] + m[3] + ":" + m[2] + m[4]
+}
+
 // collect makes nodes of manifests, and of all that may go with them.
 func (g *cascade) collect(manifests []oci.Digest, why string) error {
 	found := make(map[string]string, len(manifests))
@@ -244,7 +341,7 @@ func (g *cascade) load(found map[string]string) (added []*cascadeNode, err error
 		}
 		n.Why = found[digest]
 		g.nodes[digest] = n
-		g.order = append(g.order, n)
+		g.all = append(g.all, n)
 		added = append(added, n)
 		return errors.Join(n.Digest.UnmarshalText([]byte(digest)), g.grow())
 	}, `SELECT m.id, m.digest, m.media_type, m.size, COALESCE(m.subject, ''), (SELECT COUNT(*) FROM tag t WHERE t.manifest_id = m.id)
@@ -354,7 +451,7 @@ func (g *cascade) result() (*Cascade, error) {
 	for _, d := range g.tags {
 		going[d]++
 	}
-	for _, n := range g.order {
+	for _, n := range g.all {
 		digest := n.Digest.String()
 		if n.tags > going[n.Digest] {
 			g.keep(digest, "has another tag")
@@ -383,7 +480,7 @@ func (g *cascade) result() (*Cascade, error) {
 		c.Tags = append(c.Tags, CascadeTag{tag, g.tags[tag]})
 	}
 	var ids []int64
-	for _, n := range g.order {
+	for _, n := range g.all {
 		if n.kept {
 			c.Kept = append(c.Kept, n.CascadeManifest)
 			continue

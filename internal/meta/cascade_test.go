@@ -30,6 +30,20 @@ func simple(t *testing.T, db *DB, seed any, tags ...oci.Tag) oci.Digest {
 
 func cosignTag(d oci.Digest, suffix string) oci.Tag { return oci.Tag("sha256-" + d.Encoded() + suffix) }
 
+func ordered(tags []CascadeTag) (all []OrderedTag) {
+	for _, tag := range tags {
+		all = append(all, OrderedTag{CascadeTag: tag})
+	}
+	return all
+}
+
+func orderedManifests(digests ...oci.Digest) (all []OrderedManifest) {
+	for _, d := range digests {
+		all = append(all, OrderedManifest{Digest: d})
+	}
+	return all
+}
+
 // cascadeOf makes a plan and executes it, and returns which manifests went. What the plan says is what goes.
 func cascadeOf(t *testing.T, db *DB, ref oci.Reference) []oci.Digest {
 	t.Helper()
@@ -39,12 +53,12 @@ func cascadeOf(t *testing.T, db *DB, ref oci.Reference) []oci.Digest {
 	for _, m := range plan.Manifests {
 		manifests = append(manifests, m.Digest)
 	}
-	done, err := db.DeleteCascade(t.Context(), cascading, plan.Tags, manifests, nil, Origin{Actor: "tester", Method: "delete"}, at(5))
+	done, err := db.DeleteCascade(t.Context(), cascading, ordered(plan.Tags), orderedManifests(manifests...), nil, Origin{Actor: "tester", Method: "delete"}, at(5))
 	must(t, err)
 	if len(done.Manifests) != len(manifests) || !slices.Equal(done.Tags, plan.Tags) || done.Bytes != plan.Bytes {
 		t.Errorf("the plan was %+v, and came out as %+v", plan, done)
 	}
-	again, err := db.DeleteCascade(t.Context(), cascading, plan.Tags, manifests, nil, Origin{}, at(6))
+	again, err := db.DeleteCascade(t.Context(), cascading, ordered(plan.Tags), orderedManifests(manifests...), nil, Origin{}, at(6))
 	must(t, err)
 	if len(again.Tags)+len(again.Manifests) != 0 {
 		t.Errorf("executed again it deletes %+v", again)
@@ -180,7 +194,7 @@ func TestCascadeOfOldPlan(t *testing.T) {
 			must(t, err)
 			change(t, db, a, sbom)
 			before := left(t, db)
-			done, err := db.DeleteCascade(t.Context(), cascading, plan.Tags, []oci.Digest{a, sbom}, nil, Origin{}, at(1))
+			done, err := db.DeleteCascade(t.Context(), cascading, ordered(plan.Tags), orderedManifests(a, sbom), nil, Origin{}, at(1))
 			must(t, err)
 			if len(done.Manifests) != 0 || len(done.Kept) != 2 {
 				t.Errorf("went: %+v", done)
@@ -234,6 +248,8 @@ func exerciseCascade(t *testing.T, db *DB) {
 	}
 	plan, err = db.PlanCascade(t.Context(), cascading, byTag("v1"))
 	must(t, err)
-	_, err = db.DeleteCascade(t.Context(), cascading, plan.Tags, []oci.Digest{plan.Manifests[0].Digest}, nil, Origin{}, at(1))
+	signature := simple(t, db, "cosign", cosignTag(a, ".sig"))
+	tags := append(ordered(plan.Tags), OrderedTag{CascadeTag{cosignTag(a, ".sig"), signature}, Seen{Pushed: at(0)}})
+	_, err = db.DeleteCascade(t.Context(), cascading, tags, orderedManifests(plan.Manifests[0].Digest), nil, Origin{}, at(1))
 	must(t, err)
 }

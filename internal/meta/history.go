@@ -260,6 +260,10 @@ func (t *tx) restoreTag(repo int64, r oci.Repository, one TagRestore, current po
 	if one.To.IsZero() {
 		return 0, t.deleteTag(repo, r, one.Tag, one.From, o, now)
 	}
+	pulls, err := t.lostPulls(repo, one.To, one.Tag)
+	if err != nil {
+		return 0, err
+	}
 	manifest, revived, err := t.revive(repo, r, one.To)
 	if errors.Is(err, ErrNotFound) {
 		err = ErrGone
@@ -268,6 +272,9 @@ func (t *tx) restoreTag(repo int64, r oci.Repository, one TagRestore, current po
 		return 0, err
 	}
 	if err := t.setTag(repo, r, one.Tag, current, manifest, one.To, o, now); err != nil {
+		return 0, err
+	}
+	if err := t.givePull(repo, one.Tag, pulls[one.Tag]); err != nil {
 		return 0, err
 	}
 	return revived, t.record(o, r, describe(one.To, []oci.Tag{one.Tag}, map[oci.Tag]pointer{one.Tag: current}), now)
@@ -323,8 +330,9 @@ func (t *tx) revive(repo int64, r oci.Repository, d oci.Digest) (id int64, reviv
 func (t *tx) untrash(repo int64, r oci.Repository, d oci.Digest) (id, deleted int64, err error) {
 	var mediaType string
 	n := NewManifest{Repository: r, Digest: d}
-	if err := t.queryRow(`SELECT id, media_type, body, deleted_at FROM trashed_manifest WHERE repository_id = $1 AND digest = $2`, repo, d.String()).
-		Scan(&id, &mediaType, &n.Body, &deleted); err != nil {
+	var pulled *int64
+	if err := t.queryRow(`SELECT id, media_type, body, deleted_at, pulled_at FROM trashed_manifest WHERE repository_id = $1 AND digest = $2`, repo, d.String()).
+		Scan(&id, &mediaType, &n.Body, &deleted, &pulled); err != nil {
 		return 0, 0, err
 	}
 	if n.Parsed, err = oci.ParseManifest(mediaType, n.Body); err != nil {
@@ -335,7 +343,33 @@ func (t *tx) untrash(repo int64, r oci.Repository, d oci.Digest) (id, deleted in
 			SELECT id, repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body FROM trashed_manifest WHERE id = $1`, id)
 		return id, err
 	})
+	if err == nil { // whoever wants it back counts on it
+		_, err = t.exec(`INSERT INTO manifest_use (manifest_id, pulled_at, pushed_at) VALUES ($1, $2, `+t.now+`)`, id, pulled)
+	}
 	return id, deleted, err
+}
+
+// lostPulls returns when tags were pulled last that a manifest in the trash has lost: all of them, or one if it is not empty.
+func (t *tx) lostPulls(repo int64, d oci.Digest, tag oci.Tag) (map[oci.Tag]int64, error) {
+	pulls := make(map[oci.Tag]int64)
+	return pulls, t.query(func(scan func(...any) error) error {
+		var name oci.Tag
+		var at int64
+		err := scan(&name, &at)
+		pulls[name] = at
+		return err
+	}, `SELECT tt.name, tt.pulled_at FROM trashed_manifest tm JOIN trashed_tag tt ON tt.manifest_id = tm.id
+		WHERE tm.repository_id = $1 AND tm.digest = $2 AND tt.pulled_at IS NOT NULL AND (tt.name = $3 OR $3 = '')`, repo, d.String(), string(tag))
+}
+
+// givePull notes when a tag was pulled last, unless that is 0 or it was pulled since.
+func (t *tx) givePull(repo int64, tag oci.Tag, at int64) error {
+	if at == 0 {
+		return nil
+	}
+	_, err := t.exec(`INSERT INTO tag_pull (repository_id, name, pulled_at) VALUES ($1, $2, $3)
+		ON CONFLICT (repository_id, name) DO UPDATE SET pulled_at = excluded.pulled_at WHERE tag_pull.pulled_at < excluded.pulled_at`, repo, string(tag), at)
+	return err
 }
 
 // Undeleted says what came of an Undelete.
@@ -398,11 +432,18 @@ func (db *DB) Undelete(ctx context.Context, r oci.Repository, d oci.Digest, allo
 			}
 		}
 		t.touch(r)
+		pulls, err := t.lostPulls(repo, d, "")
+		if err != nil {
+			return err
+		}
 		if id, u.Manifests, err = t.revive(repo, r, d); err != nil {
 			return err
 		}
 		for _, tag := range u.Tags {
 			if err := t.setTag(repo, r, tag, pointer{}, id, d, o, now); err != nil {
+				return err
+			}
+			if err := t.givePull(repo, tag, pulls[tag]); err != nil {
 				return err
 			}
 		}

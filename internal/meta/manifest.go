@@ -162,6 +162,8 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 		err = t.queryRow(`SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2`, repo, n.Digest.String()).Scan(&id)
 		if errors.Is(err, ErrNotFound) {
 			id, absent, err = t.insertManifest(repo, n, func() (int64, error) { return t.newManifest(repo, n) })
+		} else if err == nil {
+			err = t.pushedAgain(id, n.Now)
 		}
 		if err != nil {
 			return err
@@ -179,6 +181,13 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 		return t.record(n.Origin, n.Repository, what, n.Now)
 	})
 	return absent, err
+}
+
+// pushedAgain notes that somebody counts on a manifest that is there already.
+func (t *tx) pushedAgain(id int64, now time.Time) error {
+	_, err := t.exec(`INSERT INTO manifest_use (manifest_id, pushed_at) VALUES ($1, $2)
+		ON CONFLICT (manifest_id) DO UPDATE SET pushed_at = excluded.pushed_at`, id, now.UnixMilli())
+	return err
 }
 
 // describe tells of a manifest in the audit log, and of its tags what they pointed to, if it was another one.
@@ -425,6 +434,17 @@ func (t *tx) deleteManifest(repo int64, r oci.Repository, id int64, d oci.Digest
 			repo, id, now.UnixMilli()); err != nil {
 			return err
 		}
+	}
+	// What was there for it has been of no use since now.
+	if _, err := t.exec(`INSERT INTO manifest_use (manifest_id, released_at)
+		SELECT m.id, CAST($3 AS BIGINT) FROM manifest_child c JOIN manifest m ON m.repository_id = $1 AND m.digest = c.digest WHERE c.manifest_id = $2
+		ON CONFLICT (manifest_id) DO UPDATE SET released_at = excluded.released_at`, repo, id, now.UnixMilli()); err != nil {
+		return err
+	}
+	if _, err := t.exec(`INSERT INTO manifest_use (manifest_id, released_at)
+		SELECT m.id, CAST($3 AS BIGINT) FROM manifest m WHERE m.repository_id = $1 AND m.subject = $2
+		ON CONFLICT (manifest_id) DO UPDATE SET released_at = excluded.released_at`, repo, d.String(), now.UnixMilli()); err != nil {
+		return err
 	}
 	if _, err := t.exec(`DELETE FROM manifest WHERE id = $1`, id); err != nil {
 		return err

@@ -244,12 +244,12 @@ func MovedTables() []Table {
 		table("manifest_blob", "manifest_id blob_id repository_id", 0, 0),
 		table("manifest_missing_blob", "repository_id digest manifest_id", 0, "", 0),
 		table("manifest_child", "manifest_id digest repository_id", 0, ""),
-		table("trashed_manifest", "id repository_id digest media_type size artifact_type subject annotations created_at body deleted_at actor credential method", 0),
+		table("trashed_manifest", "id repository_id digest media_type size artifact_type subject annotations created_at body deleted_at actor credential method pulled_at", 0),
 		table("trashed_manifest_blob", "manifest_id blob_id repository_id", 0, 0),
-		table("trashed_tag", "manifest_id name", 0, ""),
+		table("trashed_tag", "manifest_id name pulled_at", 0, ""),
 		table("tag", "repository_id name manifest_id updated_at", 0, ""),
 		table("tag_pull", "repository_id name pulled_at", 0, ""),
-		table("manifest_pull", "manifest_id pulled_at", 0),
+		table("manifest_use", "manifest_id pulled_at pushed_at released_at", 0),
 		table("tag_log", "id repository_id repository tag old_digest new_digest at actor credential method", 0),
 	}
 }

@@ -77,12 +77,15 @@ func (db *DB) ChangeOrganization(ctx context.Context, name string, change func(*
 	})
 }
 
-// DeleteOrganization deletes an organization with its teams, robots, grants and quota, or returns ErrNotFound. Its repositories
+// DeleteOrganization deletes an organization with its teams, robots, grants, quota and policies of retention, or returns ErrNotFound. Its repositories
 // stay: administrators of the registry have rights there, and whoever has grants everywhere.
 func (db *DB) DeleteOrganization(ctx context.Context, name string) error {
 	return db.update(ctx, func(t *tx) error {
 		t.touchRights()
 		if err := t.one(`DELETE FROM organization WHERE name = $1`, asText(name)); err != nil {
+			return err
+		}
+		if _, err := t.exec(`DELETE FROM retention_policy WHERE organization = $1`, asText(name)); err != nil {
 			return err
 		}
 		_, err := t.exec(`DELETE FROM quota WHERE organization = $1`, asText(name))

@@ -138,18 +138,18 @@ func exercise(t *testing.T, db *DB) {
 	must(err)
 	must(db.Buried(ctx, []string{"orphan"}))
 	for range 2 { // the first time it is not known yet
-		_, _, err = db.StartJob(ctx, "j", "h", 0, time.Hour)
+		_, _, err = db.StartJob(ctx, "j", "h", 0, 0, time.Hour)
 		must(err)
 	}
 	must(db.AskJob(ctx, "j"))
 	must(db.PauseJob(ctx, "j", "me"))
 	must(db.ResumeJob(ctx, "j"))
-	must(db.SetJobState(ctx, "j", "{}"))
+	must(db.SetJobState(ctx, "j", "h", "{}"))
 	must(db.RenewJob(ctx, "j", "h", time.Hour))
 	must(db.EndJob(ctx, "j", "h", "", nil))
 	_, err = db.Jobs(ctx)
 	must(err)
-	_, _, err = db.StartJob(ctx, "j", "h", 0, time.Hour)
+	_, _, err = db.StartJob(ctx, "j", "h", 0, 0, time.Hour)
 	must(err)
 	must(db.ReleaseJob(ctx, "j", "h"))
 	limit := int64(1 << 40)
@@ -164,6 +164,8 @@ func exercise(t *testing.T, db *DB) {
 	_, err = db.RepositorySpaces(ctx, "r", "", 10)
 	must(err)
 	_, err = db.TagSpaces(ctx, "r", "", 10)
+	must(err)
+	_, err = db.TrashTotal(ctx, 10)
 	must(err)
 	_, err = db.TagSpace(ctx, "r", "t")
 	must(err)
@@ -192,12 +194,14 @@ func exercise(t *testing.T, db *DB) {
 	must(err)
 	_, err = db.Holders(ctx, damaged.ID, 10)
 	must(err)
-	must(db.ClearDamage(ctx, damaged.ID))
+	must(db.ClearDamage(ctx, damaged.ID, damaged.Key))
 	must(db.ReplaceObject(ctx, damaged.ID, damaged.Key, newKey(), 0, at(0)))
 	must(db.NoteVerified(ctx, 0, damaged.ID, at(0)))
 	_, err = db.Verified(ctx, damaged.ID)
 	must(err)
 	_, err = db.AllVerifiedSince(ctx)
+	must(err)
+	_, err = db.LastBlob(ctx)
 	must(err)
 	exerciseRights(t, db)
 	exercisePolicies(t, db)
@@ -294,7 +298,7 @@ func exerciseJournal(t *testing.T, db *DB) {
 
 // scanned is what may be looked at row by row: no table, one row, what is all to be deleted or written, a page, the few jobs, keys and damaged blobs, a
 // parameter, and the grants that an account has.
-var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job", "signing_key", "list", "g", "tree", "kept", "part", "its", "journal", "j", "sqlite_sequence", "damaged"}
+var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job", "signing_key", "list", "g", "tree", "kept", "part", "its", "journal", "j", "sqlite_sequence", "damaged", "pull_record"}
 
 // anyAccount is content with the first row.
 const anyAccount = `SELECT EXISTS (SELECT 1 FROM account)`

@@ -297,7 +297,7 @@ var looked = regexp.MustCompile(`Seq Scan on (\w+)`)
 
 // Every statement finds its rows by an index, if PostgreSQL thinks that it is worth it.
 func TestPostgresStatementsUseIndexes(t *testing.T) {
-	db := openDB(t, mustQuery(t, service.Postgres(t).URL, "pool_max_conns", "1"))
+	db := openDB(t, mustQuery(t, mustQuery(t, service.Postgres(t).URL, "pool_max_conns", "1"), "statement_cache_capacity", "10000")) // so that none is dropped
 	exercise(t, db)
 	type statement struct {
 		name, text string

@@ -30,10 +30,10 @@ func (db *DB) NotePulls(ctx context.Context, pulls []Pull) error {
 			ON CONFLICT (repository_id, name) DO UPDATE SET pulled_at = excluded.pulled_at WHERE tag_pull.pulled_at < excluded.pulled_at`, tags); err != nil {
 			return err
 		}
-		_, err := t.exec(`INSERT INTO manifest_pull (manifest_id, pulled_at)
+		_, err := t.exec(`INSERT INTO manifest_use (manifest_id, pulled_at)
 			SELECT m.id, CAST(`+t.element(2)+` AS BIGINT) FROM `+t.list("$1")+` CROSS JOIN repository r CROSS JOIN manifest m
 			WHERE r.name = `+t.element(0)+` AND m.repository_id = r.id AND m.digest = `+t.element(1)+`
-			ON CONFLICT (manifest_id) DO UPDATE SET pulled_at = excluded.pulled_at WHERE manifest_pull.pulled_at < excluded.pulled_at`, manifests)
+			ON CONFLICT (manifest_id) DO UPDATE SET pulled_at = excluded.pulled_at WHERE COALESCE(manifest_use.pulled_at, 0) < excluded.pulled_at`, manifests)
 		return err
 	})
 }
@@ -125,7 +125,14 @@ func (db *DB) ManifestTimes(ctx context.Context, r oci.Repository, after string,
 		found = append(found, m)
 		return err
 	}, `SELECT m.digest, m.media_type, m.size, (SELECT COUNT(*) FROM tag t WHERE t.manifest_id = m.id), m.created_at, p.pulled_at
-		FROM manifest m LEFT JOIN manifest_pull p ON p.manifest_id = m.id
+		FROM manifest m LEFT JOIN manifest_use p ON p.manifest_id = m.id
 		WHERE m.repository_id = $1 AND m.digest > $2 ORDER BY m.digest LIMIT $3`, repo, asText(after), n)
 	return found, err
+}
+
+// PullsSince returns since when pulls are noted in the database, and what time it is by its clock.
+func (db *DB) PullsSince(ctx context.Context) (since, now time.Time, err error) {
+	var s, n int64
+	err = db.queryRow(ctx, `SELECT MAX(since), `+db.now+` FROM pull_record AS one`).Scan(&s, &n)
+	return time.UnixMilli(s), time.UnixMilli(n), err
 }

@@ -85,11 +85,81 @@ func TestPulls(t *testing.T) {
 	if m := manifests()[one.Digest]; !m.Pulled.IsZero() {
 		t.Errorf("a new manifest was pulled at %v", m.Pulled)
 	}
-	if n := count(t, db, "tag_pull") + count(t, db, "manifest_pull"); n != 2 {
+	if n := count(t, db, "tag_pull") + count(t, db, "manifest_use"); n != 2 {
 		t.Errorf("%d rows are left, expected those of one tag and one manifest", n)
 	}
 	if _, err := db.TagTimes(t.Context(), "no/where", "", 1); err == nil {
 		t.Error("a repository that does not exist has tags")
+	}
+}
+
+// What comes out of the trash was pulled when it was before it went there, however it comes back.
+func TestPullsSurviveTheTrash(t *testing.T) {
+	const r = oci.Repository("team/app")
+	for name, back := range map[string]func(*testing.T, *DB, oci.Digest){
+		"undelete": func(t *testing.T, db *DB, d oci.Digest) {
+			_, err := db.Undelete(t.Context(), r, d, nil, Origin{}, at(60))
+			must(t, err)
+		},
+		"restore of a tag": func(t *testing.T, db *DB, d oci.Digest) {
+			failed, _, err := db.RestoreTags(t.Context(), r, []TagRestore{{Tag: "a", To: d}}, nil, Origin{}, at(60))
+			must(t, err)
+			must(t, failed[0])
+		},
+	} {
+		for _, way := range []string{"manifest", "cascade", "repository"} {
+			t.Run(name+" after a delete by "+way, func(t *testing.T) {
+				db := newDB(t)
+				one := image(t, db, r, 1, "a", "b")
+				must(t, db.NotePulls(t.Context(), []Pull{{r, "a", one.Digest, at(30)}, {r, "", one.Digest, at(40)}}))
+				switch way {
+				case "manifest":
+					must(t, db.DeleteManifest(t.Context(), r, one.Digest, nil, Origin{Trash: true}, at(50)))
+				case "cascade":
+					_, err := db.DeleteCascade(t.Context(), r, ordered([]CascadeTag{{"a", one.Digest}, {"b", one.Digest}}), orderedManifests(one.Digest), nil, Origin{Trash: true}, at(50))
+					must(t, err)
+				case "repository":
+					_, err := db.DeleteManifests(t.Context(), r, 1<<40, 100, nil, Origin{Trash: true}, at(50))
+					must(t, err)
+				}
+				if n := count(t, db, "tag"); n != 0 {
+					t.Fatalf("%d tags are left", n)
+				}
+				back(t, db, one.Digest)
+				want := []int64{30, -1}
+				if name != "undelete" {
+					want = want[:1]
+				}
+				if got := tagPulls(t, db, r); !slices.Equal(got, want) {
+					t.Errorf("tags were pulled at %v, expected %v", got, want)
+				}
+				m, err := db.KeptManifests(t.Context(), r, "", 10)
+				must(t, err)
+				if len(m) != 1 || !m[0].Pulled.Equal(at(40)) || m[0].Again.IsZero() {
+					t.Errorf("manifests: %+v", m)
+				}
+				audit(t, db)
+			})
+		}
+	}
+}
+
+// A push of what is there already is a push: of its tag, and of the manifest.
+func TestPushedAgain(t *testing.T) {
+	db := newDB(t)
+	const r = oci.Repository("team/app")
+	one := image(t, db, r, 1, "a", "b")
+	one.Tags, one.Now = []oci.Tag{"a"}, at(10)
+	put(t, db, one)
+	tags, err := db.TagTimes(t.Context(), r, "", 10)
+	must(t, err)
+	m, err := db.KeptManifests(t.Context(), r, "", 10)
+	must(t, err)
+	if !tags[0].Pushed.Equal(at(10)) || !tags[1].Pushed.Equal(at(0)) || !m[0].Pushed.Equal(at(0)) || !m[0].Again.Equal(at(10)) {
+		t.Errorf("tags: %+v, manifest: %+v", tags, m)
+	}
+	if log, err := db.TagLog(t.Context(), r, "a"); err != nil || len(log) != 1 {
+		t.Errorf("the history is %+v, %v", log, err)
 	}
 }
 
@@ -131,5 +201,11 @@ func exercisePulls(t *testing.T, db *DB) {
 	_, err := db.TagTimes(t.Context(), "pulled", "", 10)
 	must(t, err)
 	_, err = db.ManifestTimes(t.Context(), "pulled", "", 10)
+	must(t, err)
+	_, _, err = db.PullsSince(t.Context())
+	must(t, err)
+	put(t, db, one)
+	must(t, db.DeleteManifest(t.Context(), "pulled", one.Digest, nil, Origin{Trash: true}, at(2)))
+	_, err = db.Undelete(t.Context(), "pulled", one.Digest, nil, Origin{}, at(3))
 	must(t, err)
 }

@@ -74,9 +74,11 @@ type KeptManifest struct {
 	ID      int64
 	Digest  oci.Digest
 	Size    int64
-	Subject string // a digest, or empty
-	Pushed  time.Time
-	Pulled  time.Time // zero if it never was
+	Subject string    // a digest, or empty
+	Pushed  time.Time // for the first time
+	Again   time.Time // when it was pushed again or taken out of the trash; all that follow are zero if that never was
+	Freed   time.Time // when a tag or another manifest went that needed it
+	Pulled  time.Time
 }
 
 // KeptManifests returns up to n manifests of the repository after the given digest, in ASCII order, or ErrNotFound if there is no such repository.
@@ -90,15 +92,16 @@ func (db *DB) KeptManifests(ctx context.Context, r oci.Repository, after string,
 		var m KeptManifest
 		var digest string
 		var pushed int64
-		var pulled *int64
-		if err := scan(&m.ID, &digest, &m.Size, &m.Subject, &pushed, &pulled); err != nil {
+		var again, freed, pulled *int64
+		if err := scan(&m.ID, &digest, &m.Size, &m.Subject, &pushed, &again, &freed, &pulled); err != nil {
 			return err
 		}
-		m.Pushed, m.Pulled = time.UnixMilli(pushed), timeOf(pulled)
+		m.Pushed, m.Again, m.Freed, m.Pulled = time.UnixMilli(pushed), timeOf(again), timeOf(freed), timeOf(pulled)
 		err := m.Digest.UnmarshalText([]byte(digest))
 		found = append(found, m)
 		return err
-	}, `SELECT m.id, m.digest, m.size, COALESCE(m.subject, ''), m.created_at, p.pulled_at FROM manifest m LEFT JOIN manifest_pull p ON p.manifest_id = m.id
+	}, `SELECT m.id, m.digest, m.size, COALESCE(m.subject, ''), m.created_at, u.pushed_at, u.released_at, u.pulled_at
+		FROM manifest m LEFT JOIN manifest_use u ON u.manifest_id = m.id
 		WHERE m.repository_id = $1 AND m.digest > $2 ORDER BY m.digest LIMIT $3`, repo, after, n)
 	return found, err
 }

@@ -221,6 +221,8 @@ var rightless = []string{
 	"clearRows", "BeginRebuild", "StageRecords", "rebuild", "NumberRebuilt", "NoteAllMoved", "RekeyMoved",
 	// A copy of what is there.
 	"SwapJournalState", "Settle", "Written",
+	"PlanCascade", "ofJob", "NotePulls", "AddRetention", "DeleteRetention",
+	"MarkDamaged", "ClearDamage", "ReplaceObject", "NoteVerified", // of blobs
 }
 
 // updaters returns the methods of DB that change something.
@@ -366,6 +368,21 @@ func TestFactsAreExact(t *testing.T) {
 		{"PutManifest", again},
 		{"DeleteManifests", func() error {
 			_, err := db.DeleteManifests(ctx, "acme/app", 1<<40, 10, nil, Origin{}, at(0))
+			return err
+		}},
+		{"PutManifest", again},
+		{"DeleteCascade", func() error {
+			plan, err := db.PlanCascade(ctx, "acme/app", oci.Reference{Digest: kept.Digest})
+			must(t, err)
+			var tags []OrderedTag
+			for _, tag := range plan.Tags {
+				tags = append(tags, OrderedTag{CascadeTag: tag})
+			}
+			var manifests []OrderedManifest
+			for _, m := range plan.Manifests {
+				manifests = append(manifests, OrderedManifest{Digest: m.Digest})
+			}
+			_, err = db.DeleteCascade(ctx, "acme/app", tags, manifests, nil, Origin{}, at(0))
 			return err
 		}},
 		{"PutManifest", again},

@@ -18,16 +18,20 @@ func (db *DB) Tags(ctx context.Context, r oci.Repository, after string, n int) (
 	return db.page(ctx, `SELECT name FROM tag WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3`, repo, asName(after), n)
 }
 
-// setTag points a tag, whose current manifest is known, to a manifest and logs it. Nothing happens, and nothing is
-// logged, if it points there already.
+// setTag points a tag, whose current manifest is known, to a manifest and logs it. Nothing is logged if it points there already: it
+// was pushed again.
 func (t *tx) setTag(repo int64, r oci.Repository, tag oci.Tag, current pointer, manifest int64, d oci.Digest, o Origin, now time.Time) error {
 	if current.manifest == manifest {
-		return nil
+		_, err := t.exec(`UPDATE tag SET updated_at = $3 WHERE repository_id = $1 AND name = $2 AND updated_at < $3`, repo, string(tag), now.UnixMilli())
+		return err
 	}
 	var old *string
 	if current.manifest != 0 {
 		s := current.digest.String()
 		old = &s
+		if err := t.release(repo, current.digest, now); err != nil {
+			return err
+		}
 	}
 	if _, err := t.exec(`INSERT INTO tag (repository_id, name, manifest_id, updated_at) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at`,
@@ -102,11 +106,26 @@ func (t *tx) deleteTag(repo int64, r oci.Repository, tag oci.Tag, d oci.Digest, 
 	if _, err := t.exec(`DELETE FROM tag WHERE repository_id = $1 AND name = $2`, repo, string(tag)); err != nil {
 		return err
 	}
+	if err := t.release(repo, d, now); err != nil {
+		return err
+	}
 	old := d.String()
 	if err := t.logTag(repo, r, tag, &old, nil, o, now); err != nil {
 		return err
 	}
-	return t.record(o, r, "tag "+string(tag)+" of manifest "+old, now)
+	return t.record(o, r, describeTag(tag, d), now)
+}
+
+// describeTag tells of a tag in the audit log.
+func describeTag(tag oci.Tag, d oci.Digest) string {
+	return "tag " + string(tag) + " of manifest " + d.String()
+}
+
+// release notes that a manifest has lost a tag.
+func (t *tx) release(repo int64, d oci.Digest, now time.Time) error {
+	_, err := t.exec(`INSERT INTO manifest_use (manifest_id, released_at) SELECT id, CAST($3 AS BIGINT) FROM manifest WHERE repository_id = $1 AND digest = $2
+		ON CONFLICT (manifest_id) DO UPDATE SET released_at = excluded.released_at`, repo, d.String(), now.UnixMilli())
+	return err
 }
 
 func (t *tx) logTag(repo int64, r oci.Repository, tag oci.Tag, old, new *string, o Origin, now time.Time) error {

@@ -34,8 +34,9 @@ const MaxTrashedTags = 100
 // trash copies a manifest to the trash, before it is deleted.
 func (t *tx) trash(manifest int64, o Origin, now time.Time) error {
 	if _, err := t.exec(`INSERT INTO trashed_manifest
-		(id, repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body, deleted_at, actor, credential, method)
-		SELECT id, repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body, CAST($2 AS BIGINT), $3, $4, $5
+		(id, repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body, deleted_at, actor, credential, method, pulled_at)
+		SELECT id, repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body, CAST($2 AS BIGINT), $3, $4, $5,
+			(SELECT u.pulled_at FROM manifest_use u WHERE u.manifest_id = manifest.id)
 		FROM manifest WHERE id = $1`, manifest, now.UnixMilli(), asText(o.Actor), asText(o.Credential), o.Method); err != nil {
 		return err
 	}
@@ -43,7 +44,9 @@ func (t *tx) trash(manifest int64, o Origin, now time.Time) error {
 		SELECT manifest_id, blob_id, repository_id FROM manifest_blob WHERE manifest_id = $1`, manifest); err != nil {
 		return err
 	}
-	_, err := t.exec(`INSERT INTO trashed_tag (manifest_id, name) SELECT manifest_id, name FROM tag WHERE manifest_id = $1`, manifest)
+	_, err := t.exec(`INSERT INTO trashed_tag (manifest_id, name, pulled_at)
+		SELECT manifest_id, name, (SELECT p.pulled_at FROM tag_pull p WHERE p.repository_id = tag.repository_id AND p.name = tag.name)
+		FROM tag WHERE manifest_id = $1`, manifest)
 	return err
 }
 

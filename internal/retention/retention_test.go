@@ -18,7 +18,8 @@ const (
 	day = 24 * time.Hour
 )
 
-var now = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+// now is long after pulls began to be noted.
+var now = time.Now().Add(100 * day).Truncate(time.Millisecond)
 
 type world struct {
 	*testing.T
@@ -85,12 +86,12 @@ func (w *world) drops(seeds map[oci.Digest]string) []string {
 		return nil
 	}))
 	slices.Sort(names)
-	res, err := Run(w.Context(), w.db, meta.Origin{}, 1000, func() time.Time { return now })
+	res, err := Run(w.Context(), w.db, Options{Now: now})
 	w.must(err)
 	if int(res.Tags+res.Manifests) != len(names) || res.Stayed != 0 {
 		w.Errorf("the plan was %q, and came out as %+v", names, res)
 	}
-	if res, err = Run(w.Context(), w.db, meta.Origin{}, 1000, func() time.Time { return now }); err != nil || res.Tags+res.Manifests != 0 {
+	if res, err = Run(w.Context(), w.db, Options{Now: now}); err != nil || res.Tags+res.Manifests != 0 {
 		w.Errorf("the second run: %+v, %v", res, err)
 	}
 	return names
@@ -104,9 +105,11 @@ func TestRules(t *testing.T) {
 	}{
 		{"newest", policy.Rules{Newest: 2}, []string{"1.0.0", "1.0.1", "1.1.0", "@1.0.0", "@1.0.1", "@1.1.0"}},
 		{"pushed", policy.Rules{Pushed: 3 * day}, []string{"1.0.0", "1.0.1", "@1.0.0", "@1.0.1"}},
-		{"pulled", policy.Rules{Pulled: 3 * day}, []string{"1.0.1", "1.1.0", "1.10.0", "2.0.0-rc.1", "@1.0.1", "@1.1.0", "@1.10.0", "@2.0.0-rc.1"}},
+		{"pulled", policy.Rules{Pulled: 3 * day}, []string{"1.0.1", "@1.0.1"}}, // what was pushed in this time stays, too,
 		{"minors", policy.Rules{Minors: 2}, []string{"1.0.0", "1.0.1", "2.0.0-rc.1", "@1.0.0", "@1.0.1", "@2.0.0-rc.1"}},
-		{"any of them", policy.Rules{Newest: 1, Minors: 1, Pulled: 3 * day}, []string{"1.0.1", "1.1.0", "@1.0.1", "@1.1.0"}},
+		{"patches", policy.Rules{Minors: policy.AllMinors, Patches: 2}, []string{"2.0.0-rc.1", "@2.0.0-rc.1"}},
+		{"every minor", policy.Rules{Minors: policy.AllMinors}, []string{"1.0.0", "2.0.0-rc.1", "@1.0.0", "@2.0.0-rc.1"}},
+		{"any of them", policy.Rules{Newest: 1, Minors: 1, Pulled: 3 * day}, []string{"1.0.1", "@1.0.1"}},
 		{"untagged only", policy.Rules{Untagged: day}, []string{"@untagged"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -167,7 +170,7 @@ func TestLimitAndFreeze(t *testing.T) {
 	w.policy(policy.Rules{Pushed: day})
 	run := func(limit int) Result {
 		t.Helper()
-		res, err := Run(w.Context(), w.db, meta.Origin{}, limit, func() time.Time { return now })
+		res, err := Run(w.Context(), w.db, Options{Now: now, Limit: limit})
 		w.must(err)
 		return res
 	}
@@ -176,7 +179,10 @@ func TestLimitAndFreeze(t *testing.T) {
 		t.Errorf("frozen: %+v", res)
 	}
 	w.must(w.db.DeleteFreeze(w.Context(), "team"))
-	if res := run(4); res.Tags != 2 || res.Manifests != 2 || !res.More {
+	if res := run(1); res != (Result{More: true}) {
+		t.Errorf("nothing fits: %+v", res)
+	}
+	if res := run(5); res.Tags != 2 || res.Manifests != 2 || !res.More {
 		t.Errorf("the first run: %+v", res)
 	}
 	if res := run(100); res.Tags != 3 || res.Manifests != 3 || res.More {

@@ -106,6 +106,9 @@ type Config struct {
 	// Removal of blobs that no manifest needs, while the registry is in use.
 	Collection Collection `yaml:"collection"`
 
+	// Deletion of what policies of "berth retention set" let go.
+	Retention Retention `yaml:"retention"`
+
 	// The copy of the metadata in the storage.
 	Journal Journal `yaml:"journal"`
 
@@ -332,8 +335,20 @@ type Collection struct {
 	// The time of day in which to look, by this machine's clock, such as 22:00-06:00; empty for any time.
 	Window TimeWindow `yaml:"window"`
 
-	// How many blobs, uploads and objects to take away in a second at most; 0 for no limit.
+	// How many deleted manifests, blobs, uploads and objects to take away in a second at most; 0 for no limit.
 	Rate int `yaml:"rate"`
+}
+
+// Retention is about when policies are carried out; what they say is in the database.
+type Retention struct {
+	// How often to carry out the policies; 0 to do so only when "berth retention run" asks for it.
+	Interval Duration `yaml:"interval"`
+
+	// The time of day in which to do so, by this machine's clock, such as 22:00-06:00; empty for any time.
+	Window TimeWindow `yaml:"window"`
+
+	// How many tags and manifests to delete at most, each time.
+	Limit int `yaml:"limit"`
 }
 
 // Scrub is about bytes that change by themselves.
@@ -439,6 +454,7 @@ func Default() *Config {
 		Uploads:    Uploads{Expire: Duration(24 * time.Hour)},
 		Trash:      Trash{Keep: Duration(7 * 24 * time.Hour)},
 		Collection: Collection{Interval: Duration(time.Hour), Grace: Duration(24 * time.Hour)},
+		Retention:  Retention{Interval: Duration(24 * time.Hour), Limit: 100_000},
 		Backup:     Backup{Interval: Duration(24 * time.Hour), Keep: 14},
 		Journal:    Journal{Interval: Duration(2 * time.Second)},
 		Scrub:      Scrub{Interval: Duration(30 * 24 * time.Hour), Rate: 20 << 20},

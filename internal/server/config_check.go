@@ -53,6 +53,10 @@ func (c *Config) check() []Problem {
 	if c.Collection.Interval != 0 {
 		atLeast(c.Collection.Interval, time.Second, "collection.interval")
 	}
+	if c.Retention.Interval != 0 {
+		atLeast(c.Retention.Interval, time.Second, "retention.interval")
+	}
+	require(c.Retention.Limit >= 1, "retention.limit", "%d must be at least 1", c.Retention.Limit)
 	b, noBackup := c.Backup, Default().Backup
 	require(b.To != "" || b == noBackup, "backup.to", "a place is needed where backups are to be kept")
 	if b.To != "" {

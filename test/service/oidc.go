@@ -105,7 +105,7 @@ func (p *OIDCProvider) Start(t testing.TB, keys jose.JSONWebKeySet) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 3000 {
+	for range 6000 { // a minute: the machine may be busy
 		conn, err := net.DialTimeout("tcp", u.Host, time.Second)
 		if err == nil {
 			conn.Close()

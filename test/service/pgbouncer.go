@@ -72,7 +72,7 @@ pidfile = %s/pid
 	if err := c.run(filepath.Base(program), "-d", filepath.Join(dir, "config")); err != nil {
 		t.Fatal(err)
 	}
-	for range 500 {
+	for range 6000 { // a minute: the machine may be busy
 		conn, err := net.DialTimeout("tcp", fmt.Sprint("127.0.0.1:", port), time.Second)
 		if err == nil {
 			conn.Close()

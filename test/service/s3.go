@@ -143,7 +143,7 @@ func (s *S3Server) start() error {
 		s.Stop()
 		return err
 	}
-	for range 1000 {
+	for range 6000 { // a minute: the machine may be busy
 		conn, err := net.DialTimeout("tcp", address, time.Second)
 		if err == nil {
 			conn.Close()

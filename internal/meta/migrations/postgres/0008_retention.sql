@@ -1,7 +1,8 @@
--- compatible: 2
+-- compatible: 1
 
 -- When tags and manifests were pulled last, by GET or HEAD. They are tables of their own, so that noting a pull rewrites no row that holds a body; the
--- foreign keys take the rows away whoever deletes what they tell of. Rows are changed often and have no index on the time, so that a change stays on its page.
+-- foreign keys take the rows away whoever deletes what they tell of. Of a manifest it is noted, too, when it was pushed again or taken out of the trash, and when
+-- something that needed it went: a tag, an index, what it refers to. Rows are changed often and have no index on the time, so that a change stays on its page.
 CREATE TABLE tag_pull (
   repository_id BIGINT NOT NULL,
   name          TEXT COLLATE "C" NOT NULL,
@@ -10,10 +11,22 @@ CREATE TABLE tag_pull (
   FOREIGN KEY (repository_id, name) REFERENCES tag (repository_id, name) ON DELETE CASCADE
 ) WITH (fillfactor = 80);
 
-CREATE TABLE manifest_pull (
+CREATE TABLE manifest_use (
   manifest_id BIGINT PRIMARY KEY REFERENCES manifest (id) ON DELETE CASCADE,
-  pulled_at   BIGINT NOT NULL
+  pulled_at   BIGINT,
+  pushed_at   BIGINT,
+  released_at BIGINT
 ) WITH (fillfactor = 80);
+
+-- Of what lies in the trash.
+ALTER TABLE trashed_manifest ADD COLUMN pulled_at BIGINT;
+ALTER TABLE trashed_tag ADD COLUMN pulled_at BIGINT;
+
+-- Since when pulls are noted in this database: before that, nothing is known to have been idle.
+CREATE TABLE pull_record (
+  since BIGINT NOT NULL
+);
+INSERT INTO pull_record (since) VALUES (CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT));
 
 -- What is kept of repositories. organization is the first part of names, or empty for all; repositories are patterns with spaces between, tags a JSON
 -- array of patterns, rules JSON.

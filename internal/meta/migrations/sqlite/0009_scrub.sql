@@ -1,4 +1,4 @@
--- compatible: 4
+-- compatible: 3
 
 -- A job can be asked for: asked is 1 until a run begins, 2 until that has ended. Nobody begins a run of a job that is paused.
 -- state is how far the job is, in a form of its own, so that any process goes on with it.
