@@ -1,14 +1,17 @@
 //go:build bench && linux
 
-// Package collection measures that the cost of a collection follows the garbage, and what pushes and pulls keep of their rate beside it:
+// Package collection measures that the cost of a collection follows the garbage, and what pushes and pulls keep of their rate beside it. After it, the reference registry
+// collects the same garbage of a store that it can bear, where pushes must wait until it has ended:
 //
-//	go test -tags bench -timeout 3h -v ./bench/collection
-//	go test -tags bench -v ./bench/collection -blobs 100000 -garbage 1000 -beside 5s
+//	go test -tags bench -v ./bench/collection                 # small, in a few minutes
+//	go test -tags bench -v ./bench/collection -postgres       # the same on PostgreSQL and an S3 server
+//	go test -tags bench -timeout 6h -v ./bench/collection -blobs 10000000 -garbage 10000 -beside 20s -peer-blobs 1000000
 //
-// The rows of blobs are made by SQL; they have no bytes. No time makes a test fail: it fails if something could not be measured, or was not collected.
+// Berth's rows are made by SQL; the blobs have no bytes. No time makes a test fail: it fails if something could not be measured, or was not collected.
 package collection
 
 import (
+	"context"
 	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
@@ -26,25 +29,28 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	_ "modernc.org/sqlite"
 
 	"github.com/berthregistry/berth/test/harness"
+	"github.com/berthregistry/berth/test/service"
 )
 
 var (
-	blobs   = flag.Int("blobs", 10_000_000, "how many blobs there are")
-	garbage = flag.Int("garbage", 10_000, "how many of them no manifest needs")
-	beside  = flag.Duration("beside", 20*time.Second, "how long to measure pushes and pulls without a collection")
-	clients = flag.Int("clients", 4, "how many clients push, and how many pull")
+	blobs    = flag.Int("blobs", 200_000, "how many blobs there are")
+	garbage  = flag.Int("garbage", 2_000, "how many of them no manifest needs")
+	beside   = flag.Duration("beside", 5*time.Second, "how long to measure pushes and pulls without a collection")
+	clients  = flag.Int("clients", 4, "how many clients push, and how many pull")
+	postgres = flag.Bool("postgres", false, "measure PostgreSQL and an S3 server, not SQLite and a folder")
 )
 
 func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
 
-// start serves the data in dir for the nth time, where nothing is collected unless somebody asks for it.
-func start(t *testing.T, dir string, nth int) (s *harness.Server, metrics string) {
+// start serves the data in dir, or the storage that env names, for the nth time. Nothing is collected unless somebody asks for it.
+func start(t *testing.T, dir string, nth int, env ...string) (s *harness.Server, metrics string) {
 	t.Helper()
-	s, err := harness.StartServer(harness.Binary(t), dir, harness.Settings{Env: []string{
-		"BERTH_COLLECTION_INTERVAL=0s", "BERTH_COLLECTION_GRACE=1h", "BERTH_LOG_ACCESS=false", "BERTH_METRICS_LISTEN=127.0.0.1:0"}})
+	s, err := harness.StartServer(harness.Binary(t), dir, harness.Settings{Env: append([]string{"BERTH_COLLECTION_INTERVAL=0s", "BERTH_COLLECTION_GRACE=1h",
+		"BERTH_SCRUB_INTERVAL=0s", "BERTH_LOG_ACCESS=false", "BERTH_METRICS_LISTEN=127.0.0.1:0"}, env...)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,8 +68,11 @@ func start(t *testing.T, dir string, nth int) (s *harness.Server, metrics string
 	return s, "http://" + all[len(all)-1][1] + "/metrics"
 }
 
-// fill makes the rows: a repository for every thousand blobs, whose only manifest needs those that are no garbage.
-func fill(t *testing.T, file string, n, spare int) {
+// each is how many blobs a repository has. Its only manifest needs those that are no garbage.
+const each = 1000
+
+// fillSQLite makes the rows.
+func fillSQLite(t *testing.T, file string, n, spare int) {
 	t.Helper()
 	db, err := sql.Open("sqlite", file)
 	if err != nil {
@@ -71,7 +80,6 @@ func fill(t *testing.T, file string, n, spare int) {
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	const each = 1000
 	repositories := max(1, n/each)
 	for _, text := range []string{
 		`PRAGMA synchronous = OFF`,
@@ -89,9 +97,48 @@ func fill(t *testing.T, file string, n, spare int) {
 			SELECT 1 + id %% %d, id, CASE WHEN id <= %d THEN 1 END FROM blob`, repositories, spare),
 		fmt.Sprintf(`INSERT INTO manifest_blob (manifest_id, blob_id, repository_id)
 			SELECT 1 + id %% %[1]d, id, 1 + id %% %[1]d FROM blob WHERE id > %d`, repositories, spare),
+		`DELETE FROM journal`, // else it is written while the collection is measured
 		`COMMIT`,
 	} {
 		if _, err := db.Exec(text); err != nil {
+			t.Fatalf("%.60s: %v", text, err)
+		}
+	}
+}
+
+// fillPostgres does that in PostgreSQL, without its triggers.
+func fillPostgres(t *testing.T, url string, n, spare int) {
+	t.Helper()
+	ctx := t.Context()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	repositories := max(1, n/each)
+	for _, text := range []string{
+		`SET session_replication_role = replica`,
+		`SET synchronous_commit = off`,
+		fmt.Sprintf(`INSERT INTO repository (id, name, created_at, listed) SELECT i, 'fill/' || i, 1, 1 FROM generate_series(1, %d) i`, repositories),
+		fmt.Sprintf(`INSERT INTO manifest (id, repository_id, digest, media_type, size, artifact_type, created_at, body)
+			SELECT i, i, 'sha256:' || encode(sha256(('m' || i)::bytea), 'hex'), 'application/vnd.oci.image.manifest.v1+json', 2, '', 1, convert_to('{}', 'UTF8')
+			FROM generate_series(1, %d) i`, repositories),
+		fmt.Sprintf(`INSERT INTO blob (id, digest, size, storage_key, created_at)
+			SELECT i, 'sha256:' || encode(sha256(i::text::bytea), 'hex'), 1000, '20200101/00/' || i, 1 FROM generate_series(1, %d) i`, n),
+		fmt.Sprintf(`INSERT INTO repository_blob (repository_id, blob_id, unreferenced_since)
+			SELECT 1 + i %% %d, i, CASE WHEN i <= %d THEN 1 END FROM generate_series(1, %d) i`, repositories, spare, n),
+		fmt.Sprintf(`INSERT INTO manifest_blob (manifest_id, blob_id, repository_id)
+			SELECT 1 + i %% %[1]d, i, 1 + i %% %[1]d FROM generate_series(%[2]d, %[3]d) i`, repositories, spare+1, n),
+		fmt.Sprintf(`INSERT INTO organization_blob (organization, blob_id, links) SELECT 'fill', i, 1 FROM generate_series(1, %d) i`, n),
+		fmt.Sprintf(`INSERT INTO organization_usage (organization, shard, repositories, tags, bytes, deduplicated) VALUES ('fill', 0, %[1]d, 0, %[2]d, %[2]d)`,
+			repositories, n*1000+repositories*2),
+		fmt.Sprintf(`UPDATE total SET blobs = %d, bytes = %d WHERE shard = 0`, n, n*1000),
+		`SELECT setval(pg_get_serial_sequence('repository', 'id'), (SELECT MAX(id) FROM repository))`,
+		`SELECT setval(pg_get_serial_sequence('blob', 'id'), (SELECT MAX(id) FROM blob))`,
+		`SELECT setval(pg_get_serial_sequence('manifest', 'id'), (SELECT MAX(id) FROM manifest))`,
+		`VACUUM ANALYZE`,
+	} {
+		if _, err := conn.Exec(ctx, text); err != nil {
 			t.Fatalf("%.60s: %v", text, err)
 		}
 	}
@@ -207,14 +254,23 @@ type status struct {
 func TestCollectionFollowsGarbage(t *testing.T) {
 	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = 4 * *clients
 	dir := t.TempDir()
-	s, _ := start(t, dir, 1)
+	var env []string
+	fill := func() { fillSQLite(t, filepath.Join(dir, "data", "berth.db"), *blobs, *garbage) }
+	if *postgres {
+		db, bucket := service.Postgres(t), service.S3(t)
+		env = []string{"BERTH_DATABASE=" + db.URL, "BERTH_STORAGE_S3_REDIRECT=off",
+			"BERTH_STORAGE_S3_BUCKET=" + bucket.Name, "BERTH_STORAGE_S3_ENDPOINT=" + bucket.Endpoint, "BERTH_STORAGE_S3_REGION=" + bucket.Region,
+			"BERTH_STORAGE_S3_ACCESS_KEY_ID=" + bucket.AccessKey, "BERTH_STORAGE_S3_SECRET_ACCESS_KEY=" + bucket.SecretKey}
+		fill = func() { fillPostgres(t, db.URL, *blobs, *garbage) }
+	}
+	s, _ := start(t, dir, 1, env...)
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	filled := time.Now()
-	fill(t, filepath.Join(dir, "data", "berth.db"), *blobs, *garbage)
+	fill()
 	t.Logf("%d blobs were made in %s", *blobs, time.Since(filled).Round(time.Second))
-	s, metrics := start(t, dir, 2)
+	s, metrics := start(t, dir, 2, env...)
 	defer func() {
 		if err := s.Stop(); err != nil {
 			t.Error(err)

@@ -302,11 +302,11 @@ on; until it is done, nothing else can use the registry.`,
 
 // restore moves a set, which is a registry of its own, to where the configuration says.
 func restore(cmd *cobra.Command, cfg *server.Config, from blob.Store, set backup.Set, deep, quiet bool) error {
-	dir, err := os.MkdirTemp("", "berth-restore-*")
+	dir, remove, err := backup.MakeTemp("")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	db, err := set.Fetch(cmd.Context(), from, dir)
 	if err != nil {
 		return err

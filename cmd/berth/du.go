@@ -22,8 +22,9 @@ func newDuCommand() *cobra.Command {
 		Use: "du [ORG|REPO[:TAG]]", Short: "Show what takes the space, and what a deletion would free",
 		Long: `Show what takes the space: organizations (the first part of repositories' names); the repositories of one; the tags of one repository; or one tag.
 
-SIZE counts every blob and manifest of it once. ALONE is how much of that nothing else has: what would be free if it were deleted, once the
-collector has been there. SHARED is the rest. A tag stands for its manifest, the manifests that this lists, and their blobs; other tags and untagged
+SIZE counts every blob and manifest of it once. ALONE is how much of that nothing else has: what would be free if it were deleted, once its time in the trash
+is up and the collector has been there. SHARED is the rest. TRASH is how much only manifests need that lie in the trash already: what is free when their
+time is up, or after "berth trash empty". A tag stands for its manifest, the manifests that this lists, and their blobs; other tags and untagged
 manifests share with it, referrers (signatures and the like) are not in it. In the list of organizations, SIZE counts a blob in every repository
 that has it, and SAVED is what comes of storing it once in the organization. What nothing needs counts until it is collected.` + managementHelp,
 		Example: `  berth du
@@ -112,9 +113,9 @@ func (m *management) duOrganization(cmd *cobra.Command, organization string) err
 		[2]string{"Alone", sizeText(alone)}, [2]string{"Shared", sizeText(u.Deduplicated - alone)}); err != nil {
 		return err
 	}
-	return listAll(cmd, m, path("organizations", organization, "usage", "repositories"), nil, append([]string{"REPOSITORY", "TAGS"}, spaceHeader...),
+	return listAll(cmd, m, path("organizations", organization, "usage", "repositories"), nil, append(append([]string{"REPOSITORY", "TAGS"}, spaceHeader...), "TRASH"),
 		func(r admin.RepositoryUsage) []string {
-			return append([]string{r.Repository, humanize.Comma(r.Tags)}, spaceCells(r.Space)...)
+			return append(append([]string{r.Repository, humanize.Comma(r.Tags)}, spaceCells(r.Space)...), sizeText(r.Trash))
 		})
 }
 
@@ -124,7 +125,8 @@ func (m *management) duRepository(cmd *cobra.Command, r oci.Repository) error {
 	if err := m.call(cmd.Context(), http.MethodGet, "usage/repositories/"+string(r), nil, &u); err != nil {
 		return err
 	}
-	if err := m.above(cmd, u, append([][2]string{{"Repository", u.Repository}, {"Tags", strconv.FormatInt(u.Tags, 10)}}, spaceRows(u.Space)...)...); err != nil {
+	rows := append([][2]string{{"Repository", u.Repository}, {"Tags", strconv.FormatInt(u.Tags, 10)}}, spaceRows(u.Space)...)
+	if err := m.above(cmd, u, append(rows, [2]string{"Trash", sizeText(u.Trash)})...); err != nil {
 		return err
 	}
 	return listAll(cmd, m, "usage/tags/"+string(r), nil, append([]string{"TAG", "DIGEST"}, spaceHeader...), func(t admin.TagUsage) []string {

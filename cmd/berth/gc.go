@@ -22,7 +22,8 @@ func newGCCommand() *cobra.Command {
 			if err := m.call(cmd.Context(), http.MethodGet, "collection", nil, &s); err != nil {
 				return err
 			}
-			return m.show(cmd, s, append(jobRows(s.JobStatus), [2]string{"This pass", collectionText(s.Pass)}, [2]string{"Last pass", collectionText(s.Last)})...)
+			return m.show(cmd, s, append(jobRows(s.JobStatus), [2]string{"This pass", collectionText(s.Pass)}, [2]string{"Last pass", collectionText(s.Last)},
+				[2]string{"In the trash", trashText(s.Last)})...)
 		}),
 	}
 	return m.group("gc", "Collect what no manifest needs any more, at once, or not for a while", append([]*cobra.Command{status}, jobCommands(m, "collection", "Collection")...)...)
@@ -39,6 +40,18 @@ func collectionText(p *gc.Progress) string {
 	}
 	return text + ": " + countText(p.Blobs, p.Bytes) + ", " + humanize.Comma(p.Uploads) + " uploads, " + humanize.Comma(p.Objects) + " objects deleted, " +
 		humanize.Comma(p.Rows) + " rows read"
+}
+
+// trashText tells what lay in the trash after a pass.
+func trashText(p *gc.Progress) string {
+	if p == nil || p.InTrash.Manifests == 0 {
+		return ""
+	}
+	text := humanize.Comma(p.InTrash.Manifests) + " manifests, " + sizeText(p.InTrash.Bytes) + " that nothing else needs"
+	if p.InTrash.More {
+		text = "at least " + text
+	}
+	return text
 }
 
 // jobRows tells where and whether periodic work goes on.

@@ -71,6 +71,13 @@ func (m *movedImages) pushes(t *testing.T, s *harness.Server, clients int) *sync
 	return &group
 }
 
+// count returns how many images were acknowledged.
+func (m *movedImages) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.images)
+}
+
 // pullAtLeast is pull of a server that may have more.
 func (m *movedImages) pullAtLeast(t *testing.T, s *harness.Server) {
 	t.Helper()
@@ -153,9 +160,14 @@ func testRebuild(t *testing.T, settings harness.Settings, flag, place string, lo
 	pushed := &movedImages{images: make(map[string]harness.Image)}
 	for round := range 2 {
 		clients := pushed.pushes(t, s, 3)
-		time.Sleep(2 * time.Second)
+		had, known := pushed.count(), 0
+		for begun := time.Now(); known < had+20; known = pushed.count() {
+			if time.Since(begun) > 10*patience {
+				t.Fatalf("only %d images were pushed; the server's log ends with\n%s", known-had, s.LogTail())
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
 		pushed.mu.Lock()
-		known := len(pushed.images)
 		safe := &movedImages{images: make(map[string]harness.Image, known)}
 		for name, image := range pushed.images {
 			safe.images[name] = image

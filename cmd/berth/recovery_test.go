@@ -48,7 +48,12 @@ func TestRecoveryKilled(t *testing.T) {
 	for round := range rounds {
 		clients := pushed.pushes(t, s, 2)
 		clients.Go(func() { changesTags(t, s) })
-		time.Sleep(300*time.Millisecond + rand.N(1500*time.Millisecond))
+		for had, begun := pushed.count(), time.Now(); pushed.count() < had+5; time.Sleep(20 * time.Millisecond) {
+			if time.Since(begun) > 10*patience {
+				t.Fatalf("nothing is pushed; the server's log ends with\n%s", s.LogTail())
+			}
+		}
+		time.Sleep(rand.N(1500 * time.Millisecond))
 		s.Kill()
 		clients.Wait()
 		if err := s.Restart(); err != nil {

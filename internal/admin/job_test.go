@@ -12,7 +12,7 @@ import (
 func TestBackupJob(t *testing.T) {
 	w := newWorld(t)
 	state := backup.State{Run: &backup.Progress{Blobs: 5, Done: 3}, Last: &backup.Set{Name: "last", Lost: 2}, To: "/mnt/backup"}
-	if err := w.db.SetJobState(t.Context(), meta.BackupJob, state.Text()); err != nil {
+	if err := w.db.SetJobState(t.Context(), meta.BackupJob, "", state.Text()); err != nil {
 		t.Fatal(err)
 	}
 	_, root := w.administrator("root")

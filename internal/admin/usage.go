@@ -35,7 +35,7 @@ type Space struct {
 	Manifests int64 `json:"manifests"`
 	Blobs     int64 `json:"blobs"`
 	Bytes     int64 `json:"bytes"` // of both
-	Alone     int64 `json:"alone"` // of these, what nothing else has: what its deletion would free
+	Alone     int64 `json:"alone"` // of these, what nothing else has: what its deletion would free, when its time in the trash is up
 }
 
 // RepositoryUsage is what a repository takes.
@@ -43,10 +43,11 @@ type RepositoryUsage struct {
 	Repository string `json:"repository"`
 	Tags       int64  `json:"tags"`
 	Space
+	Trash int64 `json:"trash"` // of the bytes, what only manifests in the trash need: what is free when their time there is up
 }
 
 func repositoryUsageOf(s meta.RepositorySpace) RepositoryUsage {
-	return RepositoryUsage{string(s.Repository), s.Tags, Space(s.Space)}
+	return RepositoryUsage{string(s.Repository), s.Tags, Space(s.Space), s.Trash}
 }
 
 // TagUsage is what the image of a tag takes.

@@ -542,3 +542,31 @@ func TestDamagedObject(t *testing.T) {
 		t.Errorf("what was damaged is %q", wrong)
 	}
 }
+
+// mending is a store in which something happens when an object is opened for the first time.
+type mending struct {
+	blob.Store
+	once sync.Once
+	then func()
+}
+
+func (m *mending) Open(ctx context.Context, key string) (blob.Reader, error) {
+	r, err := m.Store.Open(ctx, key)
+	m.once.Do(m.then)
+	return r, err
+}
+
+// Bytes that are missing when they are to be copied, and are pushed again at this moment, are in the set.
+func TestReplacedMeanwhile(t *testing.T) {
+	w := serve(t, sqlite(t), folder(t))
+	target := folder(t)
+	d := w.push("a/b", []byte("layer"))
+	b, err := w.db.Blob(t.Context(), "a/b", d.Digest)
+	must(t, err)
+	must(t, w.store.Delete(t.Context(), b.Key))
+	s, err := Create(t.Context(), Options{DB: w.db, Blobs: &mending{Store: w.store, then: func() { w.push("a/b", []byte("layer")) }}, Target: target, Parallel: 2})
+	must(t, err)
+	if wrong := verify(t, target, s); len(wrong) > 0 || s.Lost != 0 || s.Blobs != 1 {
+		t.Errorf("%+v: %q", s, wrong)
+	}
+}

@@ -63,11 +63,11 @@ type creator struct {
 // Create makes a set. The caller has the lease on meta.BackupJob, and ends ctx when it is lost. A run that breaks off is begun again, and goes
 // on with what was copied.
 func Create(ctx context.Context, opts Options) (_ Set, err error) {
-	dir, err := os.MkdirTemp(opts.Temp, "berth-backup-*")
+	dir, remove, err := MakeTemp(opts.Temp)
 	if err != nil {
 		return Set{}, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	c := &creator{Options: opts, now: Progress{Began: time.Now()}}
 	defer func() {
 		for _, db := range []*meta.DB{c.work, c.last} {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -63,11 +62,11 @@ func Prune(ctx context.Context, target blob.Store, opts PruneOptions) (done Prun
 		}
 		done.Sets = append(done.Sets, s)
 	}
-	dir, err := os.MkdirTemp(opts.Temp, "berth-backup-*")
+	dir, remove, err := MakeTemp(opts.Temp)
 	if err != nil {
 		return done, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	var databases []*meta.DB
 	defer func() {
 		for _, db := range databases {
@@ -113,11 +112,11 @@ func Prune(ctx context.Context, target blob.Store, opts PruneOptions) (done Prun
 // Verify checks that everything is there that a set has: objects by their size, with deep by their digest. found is called for what is
 // wrong, by one goroutine at a time, and blobs are noted, so that the next set has them copied anew. It returns how much it looked at.
 func Verify(ctx context.Context, target blob.Store, s Set, deep bool, parallel int, temp string, found func(what string)) (blobs, bytes int64, err error) {
-	dir, err := os.MkdirTemp(temp, "berth-backup-*")
+	dir, remove, err := MakeTemp(temp)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	db, err := s.Fetch(ctx, target, dir)
 	if errors.Is(err, ErrDamaged) {
 		found(err.Error())

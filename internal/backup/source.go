@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/berthregistry/berth/internal/blob"
@@ -25,6 +24,7 @@ type Source struct {
 
 	target blob.Store // nil before the backup is opened
 	dir    string
+	remove func() error
 	sets   []Set      // that have not been fetched, the newest first
 	found  []*meta.DB // of those that have
 }
@@ -80,7 +80,7 @@ func (s *Source) begin(ctx context.Context) error {
 	if err == nil {
 		slices.Reverse(sets)
 		s.sets = sets[:min(len(sets), sourceSets)]
-		s.dir, err = os.MkdirTemp(s.temp, "berth-backup-*")
+		s.dir, s.remove, err = MakeTemp(s.temp)
 	}
 	if err != nil {
 		err = errors.Join(err, s.Close())
@@ -111,12 +111,12 @@ func (s *Source) Close() (err error) {
 	for _, db := range s.found {
 		err = errors.Join(err, db.Close())
 	}
-	if s.dir != "" {
-		err = errors.Join(err, os.RemoveAll(s.dir))
+	if s.remove != nil {
+		err = errors.Join(err, s.remove())
 	}
 	if c, ok := s.target.(interface{ Close() }); ok {
 		c.Close()
 	}
-	s.target, s.dir, s.sets, s.found = nil, "", nil, nil
+	s.target, s.dir, s.remove, s.sets, s.found = nil, "", nil, nil, nil
 	return err
 }

@@ -216,7 +216,7 @@ func (c *check) blobs(ctx context.Context) error {
 			}
 			if what == "" && b.Known != "" && c.opts.Deep {
 				if err := c.found(false, "blob "+b.Digest, fmt.Sprintf("it is marked as %s, but its bytes are right", b.Known),
-					func() error { return c.db.ClearDamage(ctx, b.ID) }); err != nil {
+					func() error { return c.db.ClearDamage(ctx, b.ID, b.Key) }); err != nil {
 					return err
 				}
 			}
@@ -232,7 +232,11 @@ func (c *check) blobs(ctx context.Context) error {
 				mend = nil
 				if wrong && c.opts.Repair {
 					// From here on the server gives these bytes out no more, and replaces them when the right ones are pushed.
-					if _, err := c.db.MarkDamaged(ctx, b.ID, b.Key, meta.Rotten, what, time.Now()); err != nil {
+					_, err := c.db.MarkDamaged(ctx, b.ID, b.Key, meta.Rotten, what, time.Now())
+					if errors.Is(err, meta.ErrNotFound) {
+						continue // it is gone, or was pushed again meanwhile
+					}
+					if err != nil {
 						return fmt.Errorf("mark blob %s: %w", b.Digest, err)
 					}
 					if err := c.store.Delete(ctx, b.Key); err != nil {
@@ -253,7 +257,7 @@ func (c *check) blob(ctx context.Context, b meta.StoredBlob) (what string, wrong
 	size, err := c.store.Stat(ctx, b.Key)
 	if errors.Is(err, blob.ErrNotFound) {
 		// Beside a running server it may have been collected since the row was read.
-		if again, err := c.db.StoredBlobs(ctx, b.ID-1, 1); err != nil || len(again) == 0 || again[0].ID != b.ID {
+		if again, err := c.db.StoredBlobs(ctx, b.ID-1, 1); err != nil || len(again) == 0 || again[0].ID != b.ID || again[0].Key != b.Key {
 			return "", false, err
 		}
 		return fmt.Sprintf("its bytes (object %s) are missing", b.Key), false, nil
@@ -272,6 +276,9 @@ func (c *check) blob(ctx context.Context, b meta.StoredBlob) (what string, wrong
 		return err.Error(), false, nil
 	}
 	got, _, err := blob.HashObject(ctx, c.store, b.Key, d.Algorithm())
+	if err == nil && got != d { // one wrong read is not believed
+		got, _, err = blob.HashObject(ctx, c.store, b.Key, d.Algorithm())
+	}
 	if err != nil {
 		return fmt.Sprintf("object %s cannot be read: %v", b.Key, err), false, nil
 	}

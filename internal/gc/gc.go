@@ -36,7 +36,7 @@ type Options struct {
 	UploadExpiry time.Duration
 	// TrashKeep is how long a deleted manifest stays in the trash. The grace period of its blobs begins then.
 	TrashKeep time.Duration
-	// Rate is how many blobs, uploads and objects to take away in a second at most; 0 for no limit.
+	// Rate is how many deleted manifests, blobs, uploads and objects to take away in a second at most; 0 for no limit.
 	Rate int
 	// Observe, if not nil, is told of each run that has ended, and of what it alone did.
 	Observe func(Progress, time.Duration, error)
@@ -71,6 +71,8 @@ type Progress struct {
 	Ended time.Time `json:"ended,omitzero"`
 	Result
 	Rows int64 `json:"rows"` // that the database returned to it
+	// InTrash is what lay in the trash when it ended.
+	InTrash meta.TrashTotal `json:"in_trash"`
 }
 
 // State is how far the collection is, as the row of the job has it.
@@ -110,6 +112,9 @@ func New(db *meta.DB, store blob.Store, opts Options) *Collector {
 	return c
 }
 
+// trashLook is in how many repositories a pass looks at what lies in the trash, at most.
+const trashLook = 1000
+
 // checkpoint is how often it is noted how far a pass is.
 const checkpoint = 5 * time.Second
 
@@ -129,7 +134,7 @@ func (c *Collector) Run(ctx context.Context) (result string, err error) {
 		if err != nil {
 			return err
 		}
-		return c.db.SetJobState(ctx, Job, string(b))
+		return c.db.SetJobState(ctx, Job, j.Holder, string(b))
 	}
 	start, saved := time.Now(), time.Now()
 	var res Result
@@ -164,6 +169,9 @@ func (c *Collector) Run(ctx context.Context) (result string, err error) {
 			"orphans", res.Orphans, "rows", rows.Load(), "took", took)
 	}
 	res = state.Pass.Result
+	if err == nil {
+		state.Pass.InTrash, err = c.db.TrashTotal(ctx, trashLook)
+	}
 	if err == nil {
 		state.Pass.Ended = time.Now()
 		state = State{Last: state.Pass}
@@ -246,6 +254,10 @@ func (c *pass) trash(ctx context.Context) error {
 		}
 		c.res.Trash += e.Manifests
 		c.res.Repositories += e.Repositories
+		c.note(c.res)
+		if err := c.limit.WaitN(ctx, int(e.Manifests)); err != nil {
+			return err
+		}
 		if e.Manifests == 0 {
 			return nil
 		}

@@ -2,6 +2,7 @@ package job_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"sync/atomic"
@@ -17,7 +18,7 @@ func node(t *testing.T, db *meta.DB, j job.Job) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	r := job.New(db, job.Options{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Lease: time.Second, Look: 10 * time.Millisecond})
+	r := job.New(db, job.Options{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Lease: 20 * time.Second, Look: 10 * time.Millisecond})
 	go func() { defer close(done); r.Run(ctx, j) }()
 	t.Cleanup(func() { cancel(); <-done })
 }
@@ -98,6 +99,49 @@ func TestJobInWindow(t *testing.T) {
 		until(t, "the job ends", func() bool { return only(t, db).Holder == "" })
 		time.Sleep(100 * time.Millisecond)
 		if begun.Load() != 1 {
+			t.Errorf("it began %d times", begun.Load())
+		}
+	})
+}
+
+// A run that was asked for ends with the process that made it; another one takes it over, long before the job is due.
+func TestTakeOver(t *testing.T) {
+	onEach(t, func(t *testing.T, open func() *meta.DB) {
+		var begun atomic.Int64
+		node(t, open(), job.Job{Name: "j", Every: time.Hour, Run: func(context.Context) (string, error) {
+			begun.Add(1)
+			return "done", nil
+		}})
+		db := open()
+		until(t, "the job is known", func() bool { return only(t, db).Name != "" })
+		if started, _, err := db.StartJob(t.Context(), "j", "killed", 0, 0, 3*time.Second); err != nil || !started {
+			t.Fatal(started, err)
+		}
+		if err := db.AskJob(t.Context(), "j"); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "another one takes over", func() bool { return begun.Load() == 1 })
+	})
+}
+
+// A run that failed is made again soon, however long it is until the next one after a run that did not.
+func TestRetry(t *testing.T) {
+	onEach(t, func(t *testing.T, open func() *meta.DB) {
+		var begun atomic.Int64
+		node(t, open(), job.Job{Name: "j", Every: 24 * time.Hour, Retry: time.Millisecond, Run: func(context.Context) (string, error) {
+			if begun.Add(1) < 3 {
+				return "", errors.New("not yet")
+			}
+			return "done", nil
+		}})
+		db := open()
+		until(t, "the job is known", func() bool { return only(t, db).Name != "" })
+		if err := db.AskJob(t.Context(), "j"); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it has succeeded", func() bool { return only(t, db).Result == "done" })
+		time.Sleep(100 * time.Millisecond)
+		if begun.Load() != 3 {
 			t.Errorf("it began %d times", begun.Load())
 		}
 	})

@@ -34,6 +34,8 @@ type Job struct {
 	Name string
 	// Every is the time from the end of a run to the beginning of the next.
 	Every time.Duration
+	// Retry is that time after a run that failed, if it is not 0.
+	Retry time.Duration
 	// Window, if not nil, is when runs may be under way. One that somebody asked for begins outside of it, too.
 	Window *Window
 	// Run does the work. Its context ends with the lease, or when the process is to stop. The result is
@@ -86,7 +88,8 @@ func (r *Runner) Run(ctx context.Context, jobs ...Job) {
 
 // wish is how people reach a job.
 type wish struct {
-	asked chan struct{} // has room for one
+	asked  chan struct{} // has room for one
+	paused bool          // when it was looked at last
 
 	mu   sync.Mutex
 	stop func() // the run under way, if there is one
@@ -108,13 +111,17 @@ func (r *Runner) watch(ctx context.Context, wishes map[string]*wish) {
 		}
 		for _, j := range jobs {
 			w := wishes[j.Name]
+			if w == nil {
+				continue
+			}
+			resumed := w.paused && j.Paused.IsZero()
+			w.paused = !j.Paused.IsZero()
 			switch {
-			case w == nil:
-			case !j.Paused.IsZero():
+			case w.paused:
 				w.mu.Lock()
 				w.stop()
 				w.mu.Unlock()
-			case j.Asked && j.Holder == "":
+			case resumed, j.Asked && !j.Leased: // also of a run whose process was killed
 				select {
 				case w.asked <- struct{}{}:
 				default:
@@ -131,7 +138,7 @@ var errGiven = errors.New("the run is to go on later")
 func (r *Runner) Now(ctx context.Context, j Job) (ran bool, err error) {
 	for range 2 { // of a job that nobody has heard of, the first only takes note
 		asked := time.Now()
-		started, _, err := r.db.StartJob(ctx, j.Name, r.holder, 0, r.lease)
+		started, _, err := r.db.StartJob(ctx, j.Name, r.holder, 0, 0, r.lease)
 		if err != nil {
 			return false, err
 		}
@@ -159,15 +166,15 @@ func (r *Runner) repeat(ctx context.Context, j Job, w *wish) {
 			timer.Stop()
 		}
 		asked := time.Now()
-		every, opens, closes := j.Every, time.Duration(0), time.Time{}
+		every, retry, opens, closes := j.Every, cmp.Or(j.Retry, j.Every), time.Duration(0), time.Time{}
 		if j.Window != nil {
 			if open, until := j.Window.At(asked); open {
 				closes = until
 			} else {
-				every, opens = never, until.Sub(asked)
+				every, retry, opens = never, never, until.Sub(asked)
 			}
 		}
-		started, next, err := r.db.StartJob(ctx, j.Name, r.holder, every, r.lease)
+		started, next, err := r.db.StartJob(ctx, j.Name, r.holder, every, retry, r.lease)
 		switch {
 		case ctx.Err() != nil:
 			if started {
@@ -180,7 +187,7 @@ func (r *Runner) repeat(ctx context.Context, j Job, w *wish) {
 			}
 			down, wait = true, r.lease/3
 		case started:
-			down, wait = false, j.Every
+			down, wait = false, min(j.Every, cmp.Or(j.Retry, j.Every))
 			if !r.run(ctx, j, w, closes, asked.Add(r.lease)) {
 				wait = r.lease / 3 // it is due as soon as it may go on
 			}

@@ -242,7 +242,7 @@ func TestLease(t *testing.T) {
 		}})
 		first := <-holder
 		for deadline := time.Now().Add(4 * lease); time.Now().Before(deadline); time.Sleep(lease / 10) {
-			if started, _, err := db.StartJob(t.Context(), "work", "thief", time.Millisecond, time.Hour); err != nil || started {
+			if started, _, err := db.StartJob(t.Context(), "work", "thief", time.Millisecond, time.Millisecond, time.Hour); err != nil || started {
 				t.Fatalf("the job was taken from a node that is at it: %v", err)
 			}
 		}
@@ -255,7 +255,7 @@ func TestLease(t *testing.T) {
 			t.Fatal(err)
 		}
 		until(t, "the lease is free", func() bool {
-			started, _, err := db.StartJob(t.Context(), "work", "thief", time.Millisecond, time.Hour)
+			started, _, err := db.StartJob(t.Context(), "work", "thief", time.Millisecond, time.Millisecond, time.Hour)
 			return err == nil && started
 		})
 		if err := <-cause; !errors.Is(err, meta.ErrLost) {

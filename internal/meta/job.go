@@ -17,6 +17,7 @@ var ErrLost = errors.New("the lease was lost")
 type Job struct {
 	Name   string
 	Holder string        // who runs it now, or was killed while running it; "" for nobody
+	Leased bool          // the holder's lease has not ended
 	Began  time.Time     // when that run began
 	Ended  time.Time     // when the last run ended; before the first one, when the job was first heard of
 	Took   time.Duration // how long the last run took that ended; -1 before the first one
@@ -35,7 +36,7 @@ func (db *DB) Jobs(ctx context.Context) ([]Job, error) {
 		var j Job
 		var began, paused *int64
 		var ended, took int64
-		if err := scan(&j.Name, &j.Holder, &began, &ended, &took, &j.Result, &j.Error, &j.Asked, &paused, &j.By, &j.State); err != nil {
+		if err := scan(&j.Name, &j.Holder, &j.Leased, &began, &ended, &took, &j.Result, &j.Error, &j.Asked, &paused, &j.By, &j.State); err != nil {
 			return err
 		}
 		if began != nil {
@@ -50,30 +51,35 @@ func (db *DB) Jobs(ctx context.Context) ([]Job, error) {
 		}
 		found = append(found, j)
 		return nil
-	}, `SELECT name, COALESCE(holder, ''), began_at, ended_at, COALESCE(took, -1), COALESCE(result, ''), COALESCE(error, ''),
+	}, `SELECT name, COALESCE(holder, ''), holder IS NOT NULL AND lease_until > `+db.now+`, began_at, ended_at, COALESCE(took, -1), COALESCE(result, ''), COALESCE(error, ''),
 		asked > 0, paused_at, COALESCE(paused_by, ''), COALESCE(state, '') FROM job ORDER BY name`)
 	return found, err
 }
 
-// StartJob gives the job to the holder for the time of the lease, if every has passed since its last run ended or somebody has asked for one,
-// it is not paused and nobody has it. Else it returns how long the holder should wait before it asks again. A job that nobody has heard of counts as
-// having ended now.
-func (db *DB) StartJob(ctx context.Context, name, holder string, every, lease time.Duration) (started bool, wait time.Duration, err error) {
+// StartJob gives the job to the holder for the time of the lease, if every has passed since its last run ended, or retry since one that failed, or somebody has
+// asked for one, it is not paused and nobody has it. Else it returns how long the holder should wait before it asks again. A job that nobody has heard of counts
+// as having ended now.
+func (db *DB) StartJob(ctx context.Context, name, holder string, every, retry, lease time.Duration) (started bool, wait time.Duration, err error) {
 	err = db.update(ctx, func(t *tx) error {
 		// What lies far in the future was noted by a clock that has been corrected since.
 		n, err := t.exec(`UPDATE job SET holder = $2, lease_until = `+t.now+` + $4, began_at = `+t.now+`,
 			asked = CASE WHEN asked > 0 THEN 2 ELSE 0 END WHERE name = $1 AND paused_at IS NULL
-			AND (lease_until <= `+t.now+` OR began_at > `+t.now+` + 3600000) AND (asked > 0 OR ended_at + $3 <= `+t.now+` OR ended_at > `+t.now+` + 3600000)`,
-			name, holder, every.Milliseconds(), lease.Milliseconds())
+			AND (lease_until <= `+t.now+` OR began_at > `+t.now+` + 3600000) AND (asked > 0 OR ended_at + CASE WHEN error IS NULL THEN CAST($3 AS BIGINT) ELSE CAST($5 AS BIGINT) END <= `+t.now+` OR ended_at > `+t.now+` + 3600000)`,
+			name, holder, every.Milliseconds(), lease.Milliseconds(), retry.Milliseconds())
 		if started = n > 0; err != nil || started {
 			return err
 		}
 		var leased, due int64
-		err = t.queryRow(`SELECT lease_until - `+t.now+`, ended_at + $2 - `+t.now+` FROM job WHERE name = $1`, name, every.Milliseconds()).Scan(&leased, &due)
+		var paused bool
+		err = t.queryRow(`SELECT lease_until - `+t.now+`, ended_at + CASE WHEN error IS NULL THEN CAST($2 AS BIGINT) ELSE CAST($3 AS BIGINT) END - `+t.now+`, paused_at IS NOT NULL
+			FROM job WHERE name = $1`, name, every.Milliseconds(), retry.Milliseconds()).Scan(&leased, &due, &paused)
 		if errors.Is(err, ErrNotFound) {
 			wait = every
 			_, err = t.exec(`INSERT INTO job (name, lease_until, ended_at) VALUES ($1, 0, `+t.now+`) ON CONFLICT (name) DO NOTHING`, name)
 			return err
+		}
+		if paused {
+			leased = max(leased, lease.Milliseconds())
 		}
 		wait = min(time.Duration(max(leased, due, 1))*time.Millisecond, max(every, lease))
 		return err
@@ -117,9 +123,10 @@ func (db *DB) ResumeJob(ctx context.Context, name string) error {
 	return db.ofJob(ctx, name, `UPDATE job SET paused_at = NULL, paused_by = NULL WHERE name = $1`)
 }
 
-// SetJobState notes how far a job is.
-func (db *DB) SetJobState(ctx context.Context, name, state string) error {
-	return db.ofJob(ctx, name, `UPDATE job SET state = $2 WHERE name = $1`, state)
+// SetJobState notes how far a job is that the holder runs, or nobody if that is "". It returns ErrLost, and notes nothing, if another one has it by now.
+func (db *DB) SetJobState(ctx context.Context, name, holder, state string) error {
+	return db.ofHolder(ctx, `INSERT INTO job (name, lease_until, ended_at, state) VALUES ($1, 0, `+db.now+`, $3)
+		ON CONFLICT (name) DO UPDATE SET state = excluded.state WHERE COALESCE(job.holder, '') = $2`, name, holder, state)
 }
 
 // ofJob changes the row of a job, which is made if nobody has heard of it yet.

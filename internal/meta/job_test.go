@@ -11,7 +11,7 @@ func TestJobs(t *testing.T) {
 	ctx := t.Context()
 	start := func(holder string, every time.Duration, want bool) (wait time.Duration) {
 		t.Helper()
-		started, wait, err := db.StartJob(ctx, "work", holder, every, time.Hour)
+		started, wait, err := db.StartJob(ctx, "work", holder, every, every, time.Hour)
 		if err != nil || started != want {
 			t.Fatalf("started %v, %v, want %v", started, err, want)
 		}
@@ -41,7 +41,7 @@ func TestJobs(t *testing.T) {
 		t.Errorf("before the first run: %+v", j)
 	}
 	start("a", 0, true)
-	if j := only(); j.Holder != "a" || j.Began.IsZero() {
+	if j := only(); j.Holder != "a" || j.Began.IsZero() || !j.Leased {
 		t.Errorf("while it runs: %+v", j)
 	}
 	if wait := start("b", 0, false); wait <= 0 || wait > time.Hour {
@@ -57,10 +57,16 @@ func TestJobs(t *testing.T) {
 	if err := db.RenewJob(ctx, "work", "a", -time.Hour); err != nil { // as if the holder had been killed
 		t.Fatal(err)
 	}
+	if j := only(); j.Holder != "a" || j.Leased {
+		t.Errorf("after its end: %+v", j)
+	}
 	start("b", 0, true)
 	wantErr(t, db.RenewJob(ctx, "work", "a", time.Hour), ErrLost)
 	if err := db.EndJob(ctx, "work", "b", "much", errors.New("too much")); err != nil {
 		t.Fatal(err)
+	}
+	if started, wait, err := db.StartJob(ctx, "work", "a", 3*time.Hour, 2*time.Hour, time.Hour); err != nil || started || wait <= time.Hour || wait > 2*time.Hour {
+		t.Errorf("after a run that failed: %t, %s, %v", started, wait, err)
 	}
 	if j := only(); j.Holder != "" || j.Took < 0 || j.Result != "much" || j.Error != "too much" || !j.Began.IsZero() {
 		t.Errorf("after a run: %+v", j)
@@ -68,7 +74,12 @@ func TestJobs(t *testing.T) {
 	wantErr(t, db.EndJob(ctx, "work", "b", "", nil), ErrLost)
 	start("a", time.Hour, false) // the interval runs from the end
 	set(`UPDATE job SET ended_at = ended_at - 3600000`)
-	start("a", time.Hour, true)
+	if started, _, err := db.StartJob(ctx, "work", "a", time.Minute, 2*time.Hour, time.Hour); err != nil || started {
+		t.Errorf("it failed an hour ago, and starts: %t, %v", started, err)
+	}
+	if started, _, err := db.StartJob(ctx, "work", "a", 2*time.Hour, time.Minute, time.Hour); err != nil || !started {
+		t.Errorf("it failed an hour ago, and starts: %t, %v", started, err)
+	}
 	if err := db.ReleaseJob(ctx, "work", "a"); err != nil {
 		t.Fatal(err)
 	}
@@ -81,4 +92,13 @@ func TestJobs(t *testing.T) {
 	}
 	set(`UPDATE job SET ended_at = ended_at + 100000000000`)
 	start("a", time.Hour, true)
+	if err := db.ReleaseJob(ctx, "work", "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.PauseJob(ctx, "work", "me"); err != nil {
+		t.Fatal(err)
+	}
+	if wait := start("a", time.Hour, false); wait < time.Hour {
+		t.Errorf("paused, it is looked at again after %s", wait)
+	}
 }

@@ -101,7 +101,7 @@ func newRightsDB(tb testing.TB, source string, scale rightsScale) rightsDB {
 	if db.embedded() {
 		db.read.SetMaxOpenConns(1)
 	}
-	return rightsDB{&DB{engine: db.engine, statements: new(atomic.Int64), dialect: db.dialect, read: db.read}, scale}
+	return rightsDB{&DB{engine: db.engine, statements: new(atomic.Int64), rows: new(atomic.Int64), dialect: db.dialect, read: db.read}, scale}
 }
 
 // lookups are the statements that rights are read by.

@@ -52,10 +52,10 @@ func (db *DB) MarkDamaged(ctx context.Context, id int64, key string, damage Dama
 	return news, err
 }
 
-// ClearDamage notes that the bytes of a blob were found to be right after all, such as after a restore of the file.
-func (db *DB) ClearDamage(ctx context.Context, id int64) error {
+// ClearDamage notes that the object of a blob was found to be right after all, such as after a restore of the file.
+func (db *DB) ClearDamage(ctx context.Context, id int64, key string) error {
 	return db.update(ctx, func(t *tx) error {
-		n, err := t.exec(`DELETE FROM damaged_blob WHERE blob_id = $1`, id)
+		n, err := t.exec(`DELETE FROM damaged_blob WHERE blob_id = $1 AND storage_key = $2`, id, key)
 		if err != nil || n == 0 {
 			return err
 		}
@@ -125,6 +125,12 @@ func (db *DB) NoteVerified(ctx context.Context, after, last int64, now time.Time
 			ON CONFLICT (last_id) DO UPDATE SET verified_at = excluded.verified_at`, last, now.UnixMilli())
 		return err
 	})
+}
+
+// LastBlob returns the highest ID of a blob, or 0 if there is none.
+func (db *DB) LastBlob(ctx context.Context) (id int64, err error) {
+	err = db.queryRow(ctx, `SELECT COALESCE(MAX(id), 0) FROM blob`).Scan(&id)
+	return id, err
 }
 
 // Verified returns when the bytes of a blob were last read, or hashed when they were written.

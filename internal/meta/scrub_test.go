@@ -69,7 +69,7 @@ func TestDamagedBlob(t *testing.T) {
 	if got := storedBlob(t, db, d); got.Known != Rotten {
 		t.Errorf("known is %q", got.Known)
 	}
-	if err := db.ClearDamage(ctx, b.ID); err != nil {
+	if err := db.ClearDamage(ctx, b.ID, b.Key); err != nil {
 		t.Fatal(err)
 	}
 	damaged(false)
@@ -121,6 +121,9 @@ func TestVerified(t *testing.T) {
 	if since, err := db.AllVerifiedSince(ctx); err != nil || !since.IsZero() {
 		t.Errorf("of nothing: %s, %v", since, err)
 	}
+	if last, err := db.LastBlob(ctx); err != nil || last != 0 {
+		t.Errorf("of nothing: %d, %v", last, err)
+	}
 	var ids []int64
 	for i := range 6 {
 		commit(t, db, "app", digestOf(i), at(int64(i)))
@@ -142,6 +145,9 @@ func TestVerified(t *testing.T) {
 		if err := db.NoteVerified(ctx, after, last, at(now)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if last, err := db.LastBlob(ctx); err != nil || last != ids[5] {
+		t.Errorf("the last of %v is %d, %v", ids, last, err)
 	}
 	want(0, 0, 1, 2, 3, 4, 5)
 	note(0, ids[1], 100)
@@ -201,16 +207,17 @@ func TestAskedAndPausedJobs(t *testing.T) {
 	const hour = 3600e9
 	starts := func(holder string, want bool) {
 		t.Helper()
-		if got, wait, err := db.StartJob(ctx, "j", holder, hour, hour); err != nil || got != want || !got && wait <= 0 {
+		if got, wait, err := db.StartJob(ctx, "j", holder, hour, hour, hour); err != nil || got != want || !got && wait <= 0 {
 			t.Fatalf("%s starts: %t after %s, %v, expected %t", holder, got, wait, err, want)
 		}
 	}
 	starts("a", false) // heard of for the first time
 	must(db.AskJob(ctx, "j"))
 	starts("a", true)
-	must(db.SetJobState(ctx, "j", "half"))
+	must(db.SetJobState(ctx, "j", "a", "half"))
 	must(db.ReleaseJob(ctx, "j", "a"))
 	starts("b", true) // what was asked for has not been done
+	wantErr(t, db.SetJobState(ctx, "j", "a", "less"), ErrLost)
 	must(db.EndJob(ctx, "j", "b", "", nil))
 	starts("b", false)
 	must(db.AskJob(ctx, "j"))
@@ -227,6 +234,12 @@ func TestAskedAndPausedJobs(t *testing.T) {
 	starts("b", true)
 	must(db.EndJob(ctx, "j", "b", "", nil))
 	if j, err := db.Job(ctx, "j"); err != nil || !j.Paused.IsZero() || j.Asked || j.By != "" {
+		t.Errorf("%+v, %v", j, err)
+	}
+	// Of a job that nobody has heard of, a state can be noted.
+	must(db.SetJobState(ctx, "new", "", "some"))
+	wantErr(t, db.SetJobState(ctx, "new", "a", "other"), ErrLost)
+	if j, err := db.Job(ctx, "new"); err != nil || j.State != "some" {
 		t.Errorf("%+v, %v", j, err)
 	}
 	if _, err := db.Job(ctx, "no"); !errors.Is(err, ErrNotFound) {

@@ -14,7 +14,8 @@ import (
 type Space struct {
 	Manifests, Blobs int64
 	Bytes            int64 // of both
-	// Alone is how many of the bytes nothing else has: what would be free if it were deleted, once the collector has been there.
+	// Alone is how many of the bytes nothing else has: what would be free if it were deleted, once its time in the trash is up and the collector has
+	// been there.
 	Alone int64
 }
 
@@ -49,11 +50,13 @@ func (db *DB) addBlobs(ctx context.Context, s *Space, text string, of any) error
 	}
 }
 
-// RepositorySpace is what a repository takes.
+// RepositorySpace is what a repository takes. Its bytes are also those of manifests in its trash, which are not among Manifests.
 type RepositorySpace struct {
 	Repository oci.Repository
 	Tags       int64
 	Space
+	// Trash is how many of the bytes only manifests in the trash need: what is free when their time there is up.
+	Trash int64
 }
 
 // RepositorySpace returns what a repository takes, or ErrNotFound.
@@ -66,24 +69,82 @@ func (db *DB) RepositorySpace(ctx context.Context, r oci.Repository) (Repository
 	if err := db.queryRow(ctx, `SELECT COUNT(*) FROM tag WHERE repository_id = $1`, id).Scan(&s.Tags); err != nil {
 		return s, err
 	}
+	if err := db.addManifests(ctx, &s.Space, `SELECT digest, size FROM manifest WHERE repository_id = $1 AND digest > $2 ORDER BY digest LIMIT $3`, id); err != nil {
+		return s, err
+	}
+	trash, bodies, err := db.trashSpace(ctx, id)
+	if err != nil {
+		return s, err
+	}
+	s.Bytes += bodies
+	s.Alone += bodies
+	s.Trash = trash.Alone
+	return s, db.addBlobs(ctx, &s.Space, `SELECT rb.blob_id, b.size, EXISTS (SELECT 1 FROM repository_blob o
+			WHERE o.blob_id = rb.blob_id AND o.repository_id <> rb.repository_id) AS elsewhere
+		FROM repository_blob rb JOIN blob b ON b.id = rb.blob_id
+		WHERE rb.repository_id = $1 AND rb.blob_id > $2 ORDER BY rb.blob_id LIMIT $3`, id)
+}
+
+// addManifests adds what a query has, by batches after a digest. Its columns are digest and size.
+func (db *DB) addManifests(ctx context.Context, s *Space, text string, repository int64) error {
 	for last := ""; ; {
 		var n, bytes int64
-		if err := db.queryRow(ctx, `SELECT COUNT(*), COALESCE(MAX(digest), ''), CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM (
-			SELECT digest, size FROM manifest WHERE repository_id = $1 AND digest > $2 ORDER BY digest LIMIT $3) AS page`, id, last, spaceBatch).
-			Scan(&n, &last, &bytes); err != nil {
-			return s, err
+		if err := db.queryRow(ctx, `SELECT COUNT(*), COALESCE(MAX(digest), ''), CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM (`+text+`) AS page`,
+			repository, last, spaceBatch).Scan(&n, &last, &bytes); err != nil {
+			return err
 		}
 		s.Manifests += n
 		s.Bytes += bytes
 		s.Alone += bytes
 		if n < spaceBatch {
-			break
+			return nil
 		}
 	}
-	return s, db.addBlobs(ctx, &s.Space, `SELECT rb.blob_id, b.size, EXISTS (SELECT 1 FROM repository_blob o
-			WHERE o.blob_id = rb.blob_id AND o.repository_id <> rb.repository_id) AS elsewhere
-		FROM repository_blob rb JOIN blob b ON b.id = rb.blob_id
-		WHERE rb.repository_id = $1 AND rb.blob_id > $2 ORDER BY rb.blob_id LIMIT $3`, id)
+}
+
+// trashSpace returns what lies in the trash of a repository: Alone is what nothing else needs. bodies are the bytes of manifests in it.
+func (db *DB) trashSpace(ctx context.Context, repository int64) (s Space, bodies int64, err error) {
+	if err := db.addManifests(ctx, &s, `SELECT digest, size FROM trashed_manifest WHERE repository_id = $1 AND digest > $2 ORDER BY digest LIMIT $3`, repository); err != nil {
+		return s, 0, err
+	}
+	bodies = s.Bytes
+	return s, bodies, db.addBlobs(ctx, &s, `SELECT t.blob_id, b.size, (EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = $1 AND mb.blob_id = t.blob_id)
+			OR EXISTS (SELECT 1 FROM repository_blob o WHERE o.blob_id = t.blob_id AND o.repository_id <> $1)) AS elsewhere
+		FROM (SELECT DISTINCT blob_id FROM trashed_manifest_blob WHERE repository_id = $1 AND blob_id > $2 ORDER BY blob_id LIMIT $3) AS t
+		JOIN blob b ON b.id = t.blob_id`, repository)
+}
+
+// TrashTotal is what lies in the trash of repositories.
+type TrashTotal struct {
+	Manifests int64 `json:"manifests"`
+	// Bytes are those of the manifests, and of blobs that nothing else needs: what is free when their time there is up.
+	Bytes int64 `json:"bytes"`
+	// More tells that there are more repositories than were looked at.
+	More bool `json:"more,omitempty"`
+}
+
+// TrashTotal returns what lies in the trash of all repositories, or of that many that have one.
+func (db *DB) TrashTotal(ctx context.Context, repositories int) (TrashTotal, error) {
+	var all TrashTotal
+	for last := int64(0); ; repositories-- {
+		err := db.queryRow(ctx, `SELECT repository_id FROM trashed_manifest WHERE repository_id > $1 ORDER BY repository_id LIMIT 1`, last).Scan(&last)
+		if errors.Is(err, ErrNotFound) {
+			return all, nil
+		}
+		if err != nil {
+			return all, err
+		}
+		if repositories == 0 {
+			all.More = true
+			return all, nil
+		}
+		s, _, err := db.trashSpace(ctx, last)
+		if err != nil {
+			return all, err
+		}
+		all.Manifests += s.Manifests
+		all.Bytes += s.Alone
+	}
 }
 
 // RepositorySpaces returns what up to n repositories of an organization after the given name take, in ASCII order.

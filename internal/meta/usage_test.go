@@ -346,9 +346,9 @@ func TestSpace(t *testing.T) {
 	manifests := size(one) + size(two) + size(both) + size(small)
 
 	want := []RepositorySpace{
-		{"team", 0, Space{0, 1, 10, 0}},
-		{"team/a", 4, Space{4, 5, 50 + manifests, 40 + manifests}},
-		{"team/b", 0, Space{0, 1, 10, 0}},
+		{"team", 0, Space{0, 1, 10, 0}, 0},
+		{"team/a", 4, Space{4, 5, 50 + manifests, 40 + manifests}, 0},
+		{"team/b", 0, Space{0, 1, 10, 0}, 0},
 	}
 	all, err := db.RepositorySpaces(ctx, "team", "", 10)
 	if err != nil || !slices.Equal(all, want) {
@@ -400,6 +400,57 @@ func TestSpace(t *testing.T) {
 	if must(t, err); before.Deduplicated-after.Deduplicated != tags[0].Alone {
 		t.Errorf("%d bytes were freed, %d were foretold", before.Deduplicated-after.Deduplicated, tags[0].Alone)
 	}
+}
+
+// What only the trash needs is told, and is free when that is emptied.
+func TestTrashSpace(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	base := digestOf("base")
+	for _, r := range []oci.Repository{"team/a", "team/b"} {
+		commit(t, db, r, base, at(0))
+	}
+	for _, d := range []oci.Digest{digestOf(1), digestOf(2), digestOf(3)} {
+		commit(t, db, "team/a", d, at(0))
+	}
+	size := func(n NewManifest) int64 { return int64(len(n.Body)) }
+	one := put(t, db, document{seed: 1, blobs: []oci.Digest{base, digestOf(1)}}.build(t, "team/a", at(0), "one"))
+	two := put(t, db, document{seed: 2, blobs: []oci.Digest{base, digestOf(2), digestOf(3)}}.build(t, "team/a", at(0), "two"))
+	three := put(t, db, document{seed: 3, blobs: []oci.Digest{digestOf(2), digestOf(3)}}.build(t, "team/a", at(0), "three"))
+	other := put(t, db, document{seed: 4, blobs: []oci.Digest{base}}.build(t, "team/b", at(0), "other"))
+	check := func(trash, alone int64, total TrashTotal) {
+		t.Helper()
+		s, err := db.RepositorySpace(ctx, "team/a")
+		if err != nil || s.Trash != trash || s.Alone != alone || s.Bytes != alone+10 {
+			t.Errorf("%+v, %v; want %d that only the trash needs, %d alone", s, err, trash, alone)
+		}
+		if got, err := db.TrashTotal(ctx, 1); err != nil || got != total {
+			t.Errorf("%+v, %v; want %+v", got, err, total)
+		}
+	}
+	all := 30 + size(one) + size(two) + size(three)
+	check(0, all, TrashTotal{})
+	trashed(t, db, two, 1)
+	check(size(two), all, TrashTotal{1, size(two), false})
+	trashed(t, db, three, 2) // now both blobs, though each of two manifests needs them
+	held := 20 + size(two) + size(three)
+	check(held, all, TrashTotal{2, held, false})
+	trashed(t, db, other, 2)
+	check(held, all, TrashTotal{2, held, true})
+
+	before, err := db.Usage(ctx, "team")
+	must(t, err)
+	_, err = db.EmptyTrash(ctx, "team/a", oci.Digest{}, 10, Origin{}, at(3))
+	must(t, err)
+	links, err := db.UnreferencedBlobs(ctx, at(1<<30), 100)
+	must(t, err)
+	_, err = db.CollectBlobs(ctx, links, at(1<<30), at(4))
+	must(t, err)
+	after, err := db.Usage(ctx, "team")
+	if must(t, err); before.Deduplicated-after.Deduplicated != held {
+		t.Errorf("%d bytes were freed, %d were foretold", before.Deduplicated-after.Deduplicated, held)
+	}
+	check(0, all-held, TrashTotal{1, size(other), false})
 }
 
 // beforeUsage is content of a database that did not know usage.

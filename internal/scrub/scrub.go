@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -49,16 +50,17 @@ type Options struct {
 	Observe func(bytes int64)
 	// Retry is how long to wait until what could not be reached or read is tried again; 0 stands for ten seconds.
 	Retry time.Duration
-	// Checkpoint is how often it is noted how far a pass is; 0 stands for ten seconds.
+	// Checkpoint is how often it is noted how far a pass is; 0 stands for three seconds.
 	Checkpoint time.Duration
 }
 
-// Scrubber verifies blobs. Two that run at the same time do each other no harm.
+// Scrubber verifies blobs, in one pass at a time. Two that run at the same time do each other no harm.
 type Scrubber struct {
 	db    *meta.DB
 	store blob.Store
 	paced blob.Store
 	opts  Options
+	whole string // the object that was found to be right last
 }
 
 // New returns a Scrubber.
@@ -68,7 +70,7 @@ func New(db *meta.DB, store blob.Store, opts Options) *Scrubber {
 		s.opts.Retry = 10 * time.Second
 	}
 	if s.opts.Checkpoint == 0 {
-		s.opts.Checkpoint = 10 * time.Second
+		s.opts.Checkpoint = 3 * time.Second
 	}
 	if opts.Rate > 0 {
 		s.paced = &pacedStore{store, rate.NewLimiter(rate.Limit(opts.Rate), int(min(opts.Rate, 1<<20)))}
@@ -81,6 +83,8 @@ type Pass struct {
 	Began      time.Time `json:"began"`
 	Ended      time.Time `json:"ended,omitzero"`
 	After      int64     `json:"after"` // the ID of the blob that was read last
+	Until      int64     `json:"until"` // the ID of the last blob that was there when it began: later ones are hashed when they come
+	Noted      int64     `json:"noted"` // up to this one it is noted when they were read
 	Blobs      int64     `json:"blobs"`
 	Bytes      int64     `json:"bytes"`
 	Damaged    int64     `json:"damaged"`    // that were found rotten or missing
@@ -106,7 +110,11 @@ func StateOf(j meta.Job) (State, error) {
 	return s, err
 }
 
-const page = 100
+const (
+	page = 100
+	// stretch is after how many checkpoints it is noted when blobs were read, which is a row for good.
+	stretch = 20
+)
 
 // Run makes a pass as a periodic job, or goes on with one that was not ended. Blobs that are known to be damaged come first.
 func (s *Scrubber) Run(ctx context.Context) (result string, err error) {
@@ -120,7 +128,11 @@ func (s *Scrubber) Run(ctx context.Context) (result string, err error) {
 		state = State{}
 	}
 	if state.Pass == nil {
-		state.Pass = &Pass{Began: time.Now()}
+		last, err := patiently(ctx, s, func() (int64, error) { return s.db.LastBlob(ctx) })
+		if err != nil {
+			return "", err
+		}
+		state.Pass = &Pass{Began: time.Now(), Until: last}
 	}
 	p := state.Pass
 	defer func() {
@@ -133,20 +145,24 @@ func (s *Scrubber) Run(ctx context.Context) (result string, err error) {
 	if err := s.again(ctx, p); err != nil {
 		return "", err
 	}
-	noted, at := p.After, time.Now()
+	saved, verified := time.Now(), time.Now()
 	note := func() error {
-		if noted != p.After {
-			if err := s.db.NoteVerified(ctx, noted, p.After, time.Now()); err != nil {
+		if p.Noted != p.After && (!p.Ended.IsZero() || time.Since(verified) >= stretch*s.opts.Checkpoint) {
+			if err := s.db.NoteVerified(ctx, p.Noted, p.After, time.Now()); err != nil {
 				return err
 			}
+			p.Noted, verified = p.After, time.Now()
 		}
-		noted, at = p.After, time.Now()
-		return s.save(ctx, state)
+		saved = time.Now()
+		return s.save(ctx, j.Holder, state)
 	}
 	for {
 		blobs, err := patiently(ctx, s, func() ([]meta.StoredBlob, error) { return s.db.StoredBlobs(ctx, p.After, page) })
 		if err != nil {
 			return "", err
+		}
+		if i := slices.IndexFunc(blobs, func(b meta.StoredBlob) bool { return b.ID > p.Until }); i >= 0 {
+			blobs = blobs[:i]
 		}
 		if len(blobs) == 0 {
 			break
@@ -156,7 +172,7 @@ func (s *Scrubber) Run(ctx context.Context) (result string, err error) {
 				return "", err
 			}
 			p.After = b.ID
-			if time.Since(at) < s.opts.Checkpoint {
+			if time.Since(saved) < s.opts.Checkpoint {
 				continue
 			}
 			if _, err := patiently(ctx, s, func() (struct{}, error) { return struct{}{}, note() }); err != nil {
@@ -174,12 +190,12 @@ func (s *Scrubber) Run(ctx context.Context) (result string, err error) {
 	return result, nil
 }
 
-func (s *Scrubber) save(ctx context.Context, state State) error {
+func (s *Scrubber) save(ctx context.Context, holder string, state State) error {
 	b, err := json.Marshal(state)
 	if err != nil {
 		return err
 	}
-	return s.db.SetJobState(ctx, Job, string(b))
+	return s.db.SetJobState(ctx, Job, holder, string(b))
 }
 
 // again looks at the blobs that are known to be damaged, some of which may have been restored, or can be mended by now.
@@ -253,7 +269,7 @@ func (s *Scrubber) blob(ctx context.Context, b meta.StoredBlob, p *Pass) error {
 			return nil
 		}
 		s.opts.Log.Info("a blob that was damaged is whole again", "digest", b.Digest)
-		_, err := patiently(ctx, s, func() (struct{}, error) { return struct{}{}, s.db.ClearDamage(ctx, b.ID) })
+		_, err := patiently(ctx, s, func() (struct{}, error) { return struct{}{}, s.db.ClearDamage(ctx, b.ID, b.Key) })
 		return err
 	}
 	repositories, err := patiently(ctx, s, func() ([]oci.Repository, error) { return s.db.Holders(ctx, b.ID, 5) })
@@ -320,6 +336,9 @@ func (s *Scrubber) examine(ctx context.Context, b meta.StoredBlob, d oci.Digest)
 			if err != nil || len(again) == 0 || again[0].ID != b.ID || again[0].Key != b.Key {
 				return found, err
 			}
+			if _, err := patiently(ctx, s, func() (struct{}, error) { return struct{}{}, s.there(ctx) }); err != nil {
+				return found, err
+			}
 			return finding{meta.Missing, "there is no object"}, nil
 		case err != nil:
 			if failed++; failed == 3 {
@@ -334,6 +353,10 @@ func (s *Scrubber) examine(ctx context.Context, b meta.StoredBlob, d oci.Digest)
 			s.opts.Observe(size)
 		}
 		if got == d && size == b.Size {
+			if wrong > 0 {
+				s.opts.Log.Warn("a blob was read wrong once, and right the next time", "digest", b.Digest, "object", b.Key)
+			}
+			s.whole = b.Key
 			return finding{}, nil
 		}
 		if wrong++; wrong == 2 {
@@ -343,6 +366,31 @@ func (s *Scrubber) examine(ctx context.Context, b meta.StoredBlob, d oci.Digest)
 			return finding{meta.Rotten, fmt.Sprintf("its bytes are %s", got)}, nil
 		}
 	}
+}
+
+// there fails if the storage seems to have nothing of what it should have, as a folder has whose disk is not mounted: then no blob is said to be missing.
+func (s *Scrubber) there(ctx context.Context) error {
+	if s.whole != "" {
+		if _, err := s.store.Stat(ctx, s.whole); !errors.Is(err, blob.ErrNotFound) {
+			return err
+		}
+	}
+	last, err := s.db.LastBlob(ctx)
+	if err != nil {
+		return err
+	}
+	for _, after := range []int64{0, last / 2} {
+		some, err := s.db.StoredBlobs(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for _, b := range some {
+			if _, err := s.store.Stat(ctx, b.Key); !errors.Is(err, blob.ErrNotFound) {
+				return err
+			}
+		}
+	}
+	return errors.New("the storage has none of many objects that it should have: is it the right one, and is its disk mounted?")
 }
 
 // read returns what the stored bytes of a blob are.

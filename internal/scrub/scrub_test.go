@@ -37,7 +37,7 @@ type world struct {
 	rot   func(key string, b []byte) // puts other bytes there; removes them if b is nil
 }
 
-// faulty fails to open objects when it is told to.
+// faulty fails to find objects when it is told to.
 type faulty struct {
 	blob.Store
 	fail func(key string) error
@@ -50,6 +50,15 @@ func (s *faulty) Open(ctx context.Context, key string) (blob.Reader, error) {
 		}
 	}
 	return s.Store.Open(ctx, key)
+}
+
+func (s *faulty) Stat(ctx context.Context, key string) (int64, error) {
+	if s.fail != nil {
+		if err := s.fail(key); err != nil {
+			return 0, err
+		}
+	}
+	return s.Store.Stat(ctx, key)
 }
 
 // onEach runs a test on a folder with SQLite, and on a bucket with PostgreSQL.
@@ -357,6 +366,134 @@ func TestResume(t *testing.T) {
 		if p.Blobs != 250 || int64(again) != 250-state.Pass.Blobs || !p.Began.Equal(state.Pass.Began) {
 			w.Errorf("%d were read after %d: %+v", again, state.Pass.Blobs, p)
 		}
+	})
+}
+
+// However much is pushed meanwhile, a pass ends, and the next one reads that.
+func TestPassEnds(t *testing.T) {
+	onEach(t, func(w *world) {
+		w.push("app", "first")
+		w.push("app", "second")
+		n := 0
+		if p := w.scrub(scrub.Options{Observe: func(int64) { n++; w.push("app", fmt.Sprint("later ", n)) }}); p.Blobs != 2 {
+			w.Errorf("%+v", p)
+		}
+		if p := w.scrub(scrub.Options{}); p.Blobs != 4 {
+			w.Errorf("%+v", p)
+		}
+	})
+}
+
+// A storage that has nothing at all is another one, or not mounted: nobody hears that blobs are missing, and the pass goes on when it is back.
+func TestStorageNotThere(t *testing.T) {
+	onEach(t, func(w *world) {
+		for i := range 5 {
+			w.push("app", fmt.Sprint("blob ", i))
+		}
+		lost := w.key("app", "blob 0")
+		run := func() error {
+			_, err := scrub.New(w.db, w.store, scrub.Options{Log: slog.New(slog.DiscardHandler), Retry: time.Millisecond}).Run(w.Context())
+			return err
+		}
+		w.store.fail = func(string) error { return blob.ErrNotFound }
+		if err := run(); err == nil || !strings.Contains(err.Error(), "mounted") {
+			w.Fatalf("without a storage: %v", err)
+		}
+		w.wantDamaged(nil)
+		// It vanishes in the middle of a pass.
+		read := 0
+		w.store.fail = func(string) error {
+			if read++; read > 2 {
+				return blob.ErrNotFound
+			}
+			return nil
+		}
+		if err := run(); err == nil {
+			w.Fatal("a storage that is gone was not noticed")
+		}
+		w.wantDamaged(nil)
+		w.store.fail = func(key string) error {
+			if key == lost {
+				return blob.ErrNotFound
+			}
+			return nil
+		}
+		if err := run(); err != nil {
+			w.Fatal(err)
+		}
+		w.wantDamaged(map[meta.Damage]int64{meta.Missing: 1})
+		w.want("app", "blob 0", false)
+		w.want("app", "blob 1", true)
+	})
+}
+
+// Who has lost the lease in the middle of a pass does not put back how far it was.
+func TestLostLease(t *testing.T) {
+	onEach(t, func(w *world) {
+		for i := range 5 {
+			w.push("app", fmt.Sprint("blob ", i))
+		}
+		start := func(holder string) {
+			started := false
+			for range 2 { // the first time nobody has heard of the job
+				var err error
+				if started, _, err = w.db.StartJob(w.Context(), scrub.Job, holder, 0, 0, time.Hour); err != nil {
+					w.Fatal(err)
+				}
+				if started {
+					break
+				}
+			}
+			if !started {
+				w.Fatalf("%s does not start", holder)
+			}
+		}
+		start("a")
+		read := 0
+		_, err := scrub.New(w.db, w.store, scrub.Options{Log: slog.New(slog.DiscardHandler), Checkpoint: time.Nanosecond, Observe: func(int64) {
+			if read++; read == 3 {
+				if err := w.db.RenewJob(w.Context(), scrub.Job, "a", -time.Hour); err != nil {
+					w.Fatal(err)
+				}
+				start("b")
+				if p := w.scrub(scrub.Options{}); p.Blobs != 5 {
+					w.Errorf("who took over: %+v", p)
+				}
+			}
+		}}).Run(w.Context())
+		if !errors.Is(err, meta.ErrLost) || read != 3 {
+			w.Errorf("who lost the lease read %d: %v", read, err)
+		}
+		if state := w.state(); state.Pass != nil || state.Last == nil || state.Last.Blobs != 5 {
+			w.Errorf("%+v", state)
+		}
+	})
+}
+
+// A blob that is pushed again, or deleted, while it is read is not said to be damaged, whatever was read.
+func TestChangedWhileRead(t *testing.T) {
+	onEach(t, func(w *world) {
+		for _, b := range []string{"pushed again", "deleted"} {
+			w.push("app", b)
+			w.rot(w.key("app", b), []byte("x"))
+		}
+		read := 0
+		p := w.scrub(scrub.Options{Menders: []scrub.Mender{source{digestOf("deleted"): "deleted"}}, Observe: func(int64) {
+			switch read++; read {
+			case 2: // as of the first blob, just before it is marked
+				w.push("app", "pushed again")
+			case 4:
+				if err := w.db.DeleteBlob(w.Context(), "app", digestOf("deleted"), meta.Origin{}, time.Now()); err != nil {
+					w.Fatal(err)
+				}
+			}
+		}})
+		if p.Blobs != 2 || p.Damaged+p.Unreadable+p.Mended != 0 || read != 4 {
+			w.Errorf("%d reads: %+v", read, p)
+		}
+		w.wantDamaged(nil)
+		w.want("app", "pushed again", true)
+		w.want("app", "deleted", false)
 	})
 }
 

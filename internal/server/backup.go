@@ -175,7 +175,7 @@ func backUp(ctx context.Context, storage *Storage, to BackupPlace, keep int, log
 		log.Warn("what is known of the last backup cannot be read", "error", err)
 		state = backup.State{}
 	}
-	note := func(s backup.State) error { return storage.DB.SetJobState(ctx, meta.BackupJob, s.Text()) }
+	note := func(s backup.State) error { return storage.DB.SetJobState(ctx, meta.BackupJob, j.Holder, s.Text()) }
 	set, err := backup.Create(ctx, backup.Options{
 		DB: storage.DB, Blobs: storage.Blobs, Target: target, Parallel: backupCopies, Lost: lost,
 		Damaged: func(set string, err error) {

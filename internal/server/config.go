@@ -335,7 +335,7 @@ type Collection struct {
 	// The time of day in which to look, by this machine's clock, such as 22:00-06:00; empty for any time.
 	Window TimeWindow `yaml:"window"`
 
-	// How many blobs, uploads and objects to take away in a second at most; 0 for no limit.
+	// How many deleted manifests, blobs, uploads and objects to take away in a second at most; 0 for no limit.
 	Rate int `yaml:"rate"`
 }
 

@@ -7,7 +7,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/journal"
 	"github.com/berthregistry/berth/internal/meta"
 )
@@ -24,15 +23,13 @@ func beginJournal(ctx context.Context, cfg *Config, log *slog.Logger, j *journal
 	if cfg.ReadOnly {
 		return nil
 	}
-	err := j.Begin(ctx)
-	if errors.Is(err, blob.ErrUnavailable) {
-		log.Warn("whether the storage has a journal already cannot be found out yet", "error", err)
-		return nil // none begins before it is
+	switch err := j.Begin(ctx); {
+	case errors.Is(err, journal.ErrForeign):
+		return err
+	case err != nil && !errors.Is(err, meta.ErrLost): // else another node begins it
+		log.Warn("whether the storage has a journal already cannot be found out yet", "error", err) // none begins before it is
 	}
-	if errors.Is(err, meta.ErrLost) {
-		return nil // another node begins it
-	}
-	return err
+	return nil
 }
 
 // newJournal returns what writes the journal, and shows how it goes on.

@@ -112,24 +112,28 @@ func observeCollection(m *Metrics) func(gc.Progress, time.Duration, error) {
 	}
 }
 
-// scrubMetrics tells of the scrub what the database knows, so that every node shows the same.
-type scrubMetrics struct{ db *meta.DB }
+// storedMetrics tells what the scrub and the collection have noted in the database, so that every node shows the same.
+type storedMetrics struct{ db *meta.DB }
 
 var (
 	damagedBlobs  = prometheus.NewDesc("berth_damaged_blobs", "Blobs whose stored bytes are known to be damaged: rotten, missing or unreadable.", []string{"damage"}, nil)
 	scrubbedAll   = prometheus.NewDesc("berth_scrub_last_pass_timestamp_seconds", "When the last scrub ended that read everything.", nil, nil)
+	trashed       = prometheus.NewDesc("berth_trash_manifests", "Manifests that lay in the trash when the last collection ended.", nil, nil)
+	trashedBytes  = prometheus.NewDesc("berth_trash_bytes", "Bytes that only what lay in the trash needed when the last collection ended.", nil, nil)
 	verifiedSince = prometheus.NewDesc("berth_scrub_verified_since_timestamp_seconds", "Since then, all that is stored was read and found to be right, or damaged.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
-func (s scrubMetrics) Describe(to chan<- *prometheus.Desc) {
+func (s storedMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- trashed
+	to <- trashedBytes
 	to <- damagedBlobs
 	to <- scrubbedAll
 	to <- verifiedSince
 }
 
 // Collect implements prometheus.Collector. It shows nothing while the database cannot be reached.
-func (s scrubMetrics) Collect(to chan<- prometheus.Metric) {
+func (s storedMetrics) Collect(to chan<- prometheus.Metric) {
 	ctx := context.Background()
 	counts, err := s.db.CountDamaged(ctx)
 	if err != nil {
@@ -140,6 +144,12 @@ func (s scrubMetrics) Collect(to chan<- prometheus.Metric) {
 	}
 	if since, err := s.db.AllVerifiedSince(ctx); err == nil && !since.IsZero() {
 		to <- prometheus.MustNewConstMetric(verifiedSince, prometheus.GaugeValue, float64(since.UnixMilli())/1000)
+	}
+	if j, err := s.db.Job(ctx, gc.Job); err == nil {
+		if state, err := gc.StateOf(j); err == nil && state.Last != nil {
+			to <- prometheus.MustNewConstMetric(trashed, prometheus.GaugeValue, float64(state.Last.InTrash.Manifests))
+			to <- prometheus.MustNewConstMetric(trashedBytes, prometheus.GaugeValue, float64(state.Last.InTrash.Bytes))
+		}
 	}
 	if j, err := s.db.Job(ctx, scrub.Job); err == nil {
 		if state, err := scrub.StateOf(j); err == nil && state.Last != nil {

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/berthregistry/berth/internal/backup"
 	"github.com/berthregistry/berth/internal/blob"
@@ -10,6 +11,9 @@ import (
 	"github.com/berthregistry/berth/internal/scrub"
 	"github.com/berthregistry/berth/internal/upstream"
 )
+
+// retry returns how long after a scrub that failed it goes on, which is sooner than after one that ended; 0 where it is left to people.
+func (s Scrub) retry() time.Duration { return min(s.Interval.D(), time.Hour) }
 
 // newScrubber returns what reads all that is stored.
 func newScrubber(cfg *Config, db *meta.DB, store blob.Store, log *slog.Logger, metrics *Metrics) (*scrub.Scrubber, error) {

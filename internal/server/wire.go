@@ -65,7 +65,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	})
 	observeStorage(metrics, db)
 	observeDatabase(metrics, db)
-	metrics.registry.MustRegister(jobMetrics{db}, scrubMetrics{db}, backupMetrics{db})
+	metrics.registry.MustRegister(jobMetrics{db}, storedMetrics{db}, backupMetrics{db})
 
 	server := web.NewServer(web.Options{
 		Log:            log,
@@ -151,7 +151,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 	}
 	jobs := []job.Job{
 		{Name: gc.Job, Every: cfg.Collection.Interval.orNever(), Window: cfg.Collection.Window.Window, Run: collector.Run},
-		{Name: scrub.Job, Every: cfg.Scrub.Interval.orNever(), Window: cfg.Scrub.Window.Window, Run: scrubber.Run},
+		{Name: scrub.Job, Every: cfg.Scrub.Interval.orNever(), Retry: cfg.Scrub.retry(), Window: cfg.Scrub.Window.Window, Run: scrubber.Run},
 	}
 	if bucket, ok := store.(*s3.Store); ok && cfg.Collection.Interval > 0 {
 		jobs = append(jobs, job.Job{Name: "bucket", Every: countUnfinished, Run: observeUnfinished(metrics, bucket, time.Now)})
