@@ -113,7 +113,21 @@ func (db *DB) DeleteCascade(ctx context.Context, r oci.Repository, tags []Cascad
 			return err
 		}
 		t.touch(r)
+		// Manifests first, with their tags, so that the trash knows these.
+		gone := make(map[oci.Digest]bool, len(c.Manifests))
+		for _, m := range c.Manifests {
+			gone[m.Digest] = true
+			if err := t.deleteManifest(g.repo, r, g.nodes[m.Digest.String()].id, m.Digest, g.held, allow, origin, now); err != nil {
+				return err
+			}
+		}
 		for _, tag := range c.Tags {
+			if gone[tag.Digest] {
+				if err := t.recordTag(r, tag.Tag, tag.Digest, origin, now); err != nil {
+					return err
+				}
+				continue
+			}
 			if allow != nil {
 				if err := allow(tag.Tag, tag.Digest); err != nil {
 					return err
@@ -123,11 +137,6 @@ func (db *DB) DeleteCascade(ctx context.Context, r oci.Repository, tags []Cascad
 				return err
 			}
 			if err := t.deleteTag(g.repo, r, tag.Tag, tag.Digest, origin, now); err != nil {
-				return err
-			}
-		}
-		for _, m := range c.Manifests {
-			if err := t.deleteManifest(g.repo, r, g.nodes[m.Digest.String()].id, m.Digest, g.held, allow, origin, now); err != nil {
 				return err
 			}
 		}

@@ -106,7 +106,12 @@ func (t *tx) deleteTag(repo int64, r oci.Repository, tag oci.Tag, d oci.Digest, 
 	if err := t.logTag(repo, r, tag, &old, nil, o, now); err != nil {
 		return err
 	}
-	return t.record(o, r, "tag "+string(tag)+" of manifest "+old, now)
+	return t.recordTag(r, tag, d, o, now)
+}
+
+// recordTag tells of a tag that is deleted in the audit log.
+func (t *tx) recordTag(r oci.Repository, tag oci.Tag, d oci.Digest, o Origin, now time.Time) error {
+	return t.record(o, r, "tag "+string(tag)+" of manifest "+d.String(), now)
 }
 
 func (t *tx) logTag(repo int64, r oci.Repository, tag oci.Tag, old, new *string, o Origin, now time.Time) error {
