@@ -4,13 +4,14 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/berthregistry/berth/internal/registry"
 	"github.com/berthregistry/berth/internal/web"
 )
 
 // Local returns a transport whose requests are served here, in this process, for whoever can open the database: they may do everything. Hosts of
 // URLs mean nothing.
 func (h *Handler) Local() http.RoundTripper {
-	server := web.NewServer(web.Options{Log: h.opts.Log})
+	server := web.NewServer(web.Options{Log: h.opts.Log, Explain: registry.Explain})
 	return &local{server.Handler(func(w *web.Response, r *http.Request) error { return h.serve(w, r, true) })}
 }
 

@@ -1,9 +1,11 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/berthregistry/berth/internal/access"
@@ -260,11 +262,7 @@ func (t *tx) restoreTag(repo int64, r oci.Repository, one TagRestore, current po
 	if one.To.IsZero() {
 		return 0, t.deleteTag(repo, r, one.Tag, one.From, o, now)
 	}
-	pulls, err := t.lostPulls(repo, one.To, one.Tag)
-	if err != nil {
-		return 0, err
-	}
-	manifest, revived, err := t.revive(repo, r, one.To)
+	manifest, came, err := t.revive(repo, r, one.To)
 	if errors.Is(err, ErrNotFound) {
 		err = ErrGone
 	}
@@ -274,27 +272,49 @@ func (t *tx) restoreTag(repo int64, r oci.Repository, one TagRestore, current po
 	if err := t.setTag(repo, r, one.Tag, current, manifest, one.To, o, now); err != nil {
 		return 0, err
 	}
-	if err := t.givePull(repo, one.Tag, pulls[one.Tag]); err != nil {
-		return 0, err
+	if len(came) > 0 && came[0].digest == one.To {
+		for _, tag := range came[0].lost {
+			if tag.name == one.Tag {
+				err = t.givePull(repo, tag)
+			}
+		}
+		if err != nil {
+			return 0, err
+		}
 	}
-	return revived, t.record(o, r, describe(one.To, []oci.Tag{one.Tag}, map[oci.Tag]pointer{one.Tag: current}), now)
+	return len(came), t.record(o, r, describe(one.To, []oci.Tag{one.Tag}, map[oci.Tag]pointer{one.Tag: current}), now)
+}
+
+// revived is a manifest that was taken out of the trash.
+type revived struct {
+	id      int64
+	digest  oci.Digest
+	deleted int64
+	lost    []lostTag
+}
+
+// lostTag is a tag that a manifest in the trash had, and when it was pulled last, if that is known.
+type lostTag struct {
+	name   oci.Tag
+	pulled *int64
 }
 
 // revive returns a manifest of a repository that the caller has locked, and takes it out of the trash if it lies there. The children of an index come with it, and
-// what has a manifest that comes out of the trash as its subject and was not deleted before it. It returns ErrNotFound if there is no such manifest.
-func (t *tx) revive(repo int64, r oci.Repository, d oci.Digest) (id int64, revived int, err error) {
-	type manifest struct{ id, deleted int64 }
-	first := manifest{deleted: math.MaxInt64}
+// what has a manifest that comes out of the trash as its subject and was not deleted before it. What came begins with the manifest itself, if it did, and then has the last deleted
+// first. It returns ErrNotFound if there is no such manifest.
+func (t *tx) revive(repo int64, r oci.Repository, d oci.Digest) (id int64, came []revived, err error) {
+	first := revived{digest: d, deleted: math.MaxInt64}
 	err = t.queryRow(`SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2`, repo, d.String()).Scan(&first.id)
 	if errors.Is(err, ErrNotFound) {
-		if first.id, first.deleted, err = t.untrash(repo, r, d); err == nil {
-			revived++
+		if first, err = t.untrash(repo, r, d); err == nil {
+			came = append(came, first)
 		}
 	}
 	if err != nil {
-		return 0, 0, err
+		return 0, nil, err
 	}
-	for open := []manifest{first}; len(open) > 0; open = open[1:] {
+	along := len(came)
+	for open := []revived{first}; len(open) > 0; open = open[1:] {
 		var more []oci.Digest
 		if err := t.query(func(scan func(...any) error) error {
 			var text string
@@ -308,67 +328,63 @@ func (t *tx) revive(repo int64, r oci.Repository, d oci.Digest) (id int64, reviv
 		}, `SELECT tm.digest FROM manifest_child c JOIN trashed_manifest tm ON tm.repository_id = c.repository_id AND tm.digest = c.digest WHERE c.manifest_id = $1
 			UNION ALL SELECT tm.digest FROM manifest m JOIN trashed_manifest tm ON tm.repository_id = m.repository_id AND tm.subject = m.digest
 			WHERE m.id = $1 AND tm.deleted_at >= $2`, open[0].id, open[0].deleted); err != nil {
-			return 0, 0, err
+			return 0, nil, err
 		}
 		for _, d := range more {
-			next, deleted, err := t.untrash(repo, r, d)
+			next, err := t.untrash(repo, r, d)
 			if errors.Is(err, ErrNotFound) {
 				continue // it came along with another one
 			}
 			if err != nil {
-				return 0, 0, err
+				return 0, nil, err
 			}
-			revived++
-			open = append(open, manifest{next, deleted})
+			came, open = append(came, next), append(open, next)
 		}
 	}
-	return first.id, revived, nil
+	slices.SortFunc(came[along:], func(a, b revived) int { return cmp.Or(cmp.Compare(b.deleted, a.deleted), cmp.Compare(b.id, a.id)) })
+	return first.id, came, nil
 }
 
-// untrash makes a manifest in the trash one of the repository again, with the number that it had, and tells when it was deleted. Blobs that came and went meanwhile may
+// untrash makes a manifest in the trash one of the repository again, with the number that it had. Blobs that came and went meanwhile may
 // be missing then, as from a sparse push.
-func (t *tx) untrash(repo int64, r oci.Repository, d oci.Digest) (id, deleted int64, err error) {
+func (t *tx) untrash(repo int64, r oci.Repository, d oci.Digest) (m revived, err error) {
+	m.digest = d
 	var mediaType string
 	n := NewManifest{Repository: r, Digest: d}
 	var pulled *int64
 	if err := t.queryRow(`SELECT id, media_type, body, deleted_at, pulled_at FROM trashed_manifest WHERE repository_id = $1 AND digest = $2`, repo, d.String()).
-		Scan(&id, &mediaType, &n.Body, &deleted, &pulled); err != nil {
-		return 0, 0, err
+		Scan(&m.id, &mediaType, &n.Body, &m.deleted, &pulled); err != nil {
+		return m, err
+	}
+	if err := t.query(func(scan func(...any) error) error {
+		var tag lostTag
+		err := scan(&tag.name, &tag.pulled)
+		m.lost = append(m.lost, tag)
+		return err
+	}, `SELECT name, pulled_at FROM trashed_tag WHERE manifest_id = $1 ORDER BY name`, m.id); err != nil {
+		return m, err
 	}
 	if n.Parsed, err = oci.ParseManifest(mediaType, n.Body); err != nil {
-		return 0, 0, err
+		return m, err
 	}
-	id, _, err = t.insertManifest(repo, n, func() (int64, error) {
+	_, _, err = t.insertManifest(repo, n, func() (int64, error) {
 		_, err := t.exec(`INSERT INTO manifest (id, repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body)
-			SELECT id, repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body FROM trashed_manifest WHERE id = $1`, id)
-		return id, err
+			SELECT id, repository_id, digest, media_type, size, artifact_type, subject, annotations, created_at, body FROM trashed_manifest WHERE id = $1`, m.id)
+		return m.id, err
 	})
 	if err == nil { // whoever wants it back counts on it
-		_, err = t.exec(`INSERT INTO manifest_use (manifest_id, pulled_at, pushed_at) VALUES ($1, $2, `+t.now+`)`, id, pulled)
+		_, err = t.exec(`INSERT INTO manifest_use (manifest_id, pulled_at, pushed_at) VALUES ($1, $2, `+t.now+`)`, m.id, pulled)
 	}
-	return id, deleted, err
+	return m, err
 }
 
-// lostPulls returns when tags were pulled last that a manifest in the trash has lost: all of them, or one if it is not empty.
-func (t *tx) lostPulls(repo int64, d oci.Digest, tag oci.Tag) (map[oci.Tag]int64, error) {
-	pulls := make(map[oci.Tag]int64)
-	return pulls, t.query(func(scan func(...any) error) error {
-		var name oci.Tag
-		var at int64
-		err := scan(&name, &at)
-		pulls[name] = at
-		return err
-	}, `SELECT tt.name, tt.pulled_at FROM trashed_manifest tm JOIN trashed_tag tt ON tt.manifest_id = tm.id
-		WHERE tm.repository_id = $1 AND tm.digest = $2 AND tt.pulled_at IS NOT NULL AND (tt.name = $3 OR $3 = '')`, repo, d.String(), string(tag))
-}
-
-// givePull notes when a tag was pulled last, unless that is 0 or it was pulled since.
-func (t *tx) givePull(repo int64, tag oci.Tag, at int64) error {
-	if at == 0 {
+// givePull notes when a tag was pulled last that is given back, unless it was pulled since.
+func (t *tx) givePull(repo int64, tag lostTag) error {
+	if tag.pulled == nil {
 		return nil
 	}
 	_, err := t.exec(`INSERT INTO tag_pull (repository_id, name, pulled_at) VALUES ($1, $2, $3)
-		ON CONFLICT (repository_id, name) DO UPDATE SET pulled_at = excluded.pulled_at WHERE tag_pull.pulled_at < excluded.pulled_at`, repo, string(tag), at)
+		ON CONFLICT (repository_id, name) DO UPDATE SET pulled_at = excluded.pulled_at WHERE tag_pull.pulled_at < excluded.pulled_at`, repo, string(tag.name), *tag.pulled)
 	return err
 }
 
@@ -376,10 +392,10 @@ func (t *tx) givePull(repo int64, tag oci.Tag, at int64) error {
 type Undeleted struct {
 	Manifests int       // taken out of the trash
 	Tags      []oci.Tag // given back
-	Taken     []oci.Tag // that the manifest had, and that were set anew since
+	Taken     []oci.Tag // that the manifests had, and that were set anew since
 }
 
-// Undelete takes a manifest out of the trash with what came with it, and gives it back the tags that it lost, but for those that are there again. It returns
+// Undelete takes a manifest out of the trash with what came with it, and gives each of them back the tags that it lost, but for those that are there again. It returns
 // ErrNotFound if it is not in the trash. allow, if not nil, is asked for each of these tags, or about an empty one if there are none; with an error nothing happens, and it
 // is returned as it is.
 func (db *DB) Undelete(ctx context.Context, r oci.Repository, d oci.Digest, allow AllowRestore, o Origin, now time.Time) (u Undeleted, err error) {
@@ -396,61 +412,66 @@ func (db *DB) Undelete(ctx context.Context, r oci.Repository, d oci.Digest, allo
 		if err != nil {
 			return err
 		}
-		var lost []oci.Tag
 		var id int64
 		if err := t.queryRow(`SELECT id FROM trashed_manifest WHERE repository_id = $1 AND digest = $2`, repo, d.String()).Scan(&id); err != nil {
 			return err
 		}
-		if err := t.query(func(scan func(...any) error) error {
-			var tag oci.Tag
-			err := scan(&tag)
-			lost = append(lost, tag)
-			return err
-		}, `SELECT tt.name FROM trashed_tag tt WHERE tt.manifest_id = $1 ORDER BY tt.name`, id); err != nil {
-			return err
-		}
-		there, err := t.findTags(repo, lost)
-		if err != nil {
-			return err
-		}
-		for _, tag := range lost {
-			if _, taken := there[tag]; taken {
-				u.Taken = append(u.Taken, tag)
-			} else {
-				u.Tags = append(u.Tags, tag)
-			}
-		}
-		if allow != nil {
-			asked := u.Tags
-			if len(asked) == 0 {
-				asked = []oci.Tag{""}
-			}
-			for _, tag := range asked {
-				if err := allow(tag, oci.Digest{}, d); err != nil {
-					return err
-				}
-			}
-		}
 		t.touch(r)
-		pulls, err := t.lostPulls(repo, d, "")
+		_, came, err := t.revive(repo, r, d)
 		if err != nil {
 			return err
 		}
-		if id, u.Manifests, err = t.revive(repo, r, d); err != nil {
-			return err
-		}
-		for _, tag := range u.Tags {
-			if err := t.setTag(repo, r, tag, pointer{}, id, d, o, now); err != nil {
+		u.Manifests = len(came)
+		for i, m := range came {
+			given, err := t.giveBack(repo, r, m, &u, allow, o, now)
+			if err != nil {
 				return err
 			}
-			if err := t.givePull(repo, tag, pulls[tag]); err != nil {
+			if i > 0 && len(given) == 0 {
+				continue
+			}
+			if err := t.record(o, r, describe(m.digest, given, nil), now); err != nil {
 				return err
 			}
 		}
-		if err := g.check(nil); err != nil {
-			return err
+		if allow != nil && len(u.Tags) == 0 {
+			if err := allow("", oci.Digest{}, d); err != nil {
+				return err
+			}
 		}
-		return t.record(o, r, describe(d, u.Tags, nil), now)
+		return g.check(nil)
 	})
 	return u, err
+}
+
+// giveBack sets the tags that a manifest lost, but for those that are there, and returns them.
+func (t *tx) giveBack(repo int64, r oci.Repository, m revived, u *Undeleted, allow AllowRestore, o Origin, now time.Time) (given []oci.Tag, err error) {
+	names := make([]oci.Tag, len(m.lost))
+	for i := range m.lost {
+		names[i] = m.lost[i].name
+	}
+	there, err := t.findTags(repo, names)
+	if err != nil {
+		return nil, err
+	}
+	for _, tag := range m.lost {
+		if _, taken := there[tag.name]; taken {
+			u.Taken = append(u.Taken, tag.name)
+			continue
+		}
+		if allow != nil {
+			if err := allow(tag.name, oci.Digest{}, m.digest); err != nil {
+				return nil, err
+			}
+		}
+		if err := t.setTag(repo, r, tag.name, pointer{}, m.id, m.digest, o, now); err != nil {
+			return nil, err
+		}
+		if err := t.givePull(repo, tag); err != nil {
+			return nil, err
+		}
+		given = append(given, tag.name)
+	}
+	u.Tags = append(u.Tags, given...)
+	return given, nil
 }

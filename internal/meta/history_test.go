@@ -359,7 +359,7 @@ func TestUndeleteTree(t *testing.T) {
 		trashed(t, db, n, int64(2+i))
 	}
 	u, err := db.Undelete(t.Context(), "a", outer.Digest, nil, Origin{}, at(100))
-	if err != nil || u.Manifests != 5 || !slices.Equal(u.Tags, []oci.Tag{"outer"}) {
+	if err != nil || u.Manifests != 5 || !slices.Equal(u.Tags, []oci.Tag{"outer", "t"}) {
 		t.Errorf("%+v, %v", u, err)
 	}
 	if got := inTrash(t, db, "a"); !slices.Equal(got, []oci.Digest{old.Digest}) {
