@@ -153,6 +153,8 @@ func BackUp(ctx context.Context, cfg *Config, storage *Storage, to BackupPlace, 
 		return set, cmp.Or(ctx.Err(), errors.New("another process is making a backup of this registry"))
 	case err == nil && set.Name == "":
 		err = errors.New("the lease on the backup was lost: the database could not be reached in time")
+	case cfg.Backup.To != "" && cfg.Backup.To != to: // whose servers' own backup would only be due after another interval
+		err = errors.Join(err, storage.DB.AskJob(ctx, meta.BackupJob))
 	}
 	return set, err
 }
