@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,19 +20,12 @@ import (
 	"github.com/berthregistry/berth/test/harness"
 )
 
-// recoveryRounds is how many rounds TestRecoveryKilled makes, unless BERTH_RECOVERY_ROUNDS says more.
-const recoveryRounds = 1
+// recoveryRounds is how many rounds TestRecoveryKilled makes: BERTH_RECOVERY_ROUNDS, or 1.
+var recoveryRounds = 1
 
 // TestRecoveryKilled kills, at any moment, a server that journals and backs up while clients change its content, then backups, restores and
 // rebuilds. Run again, each ends as if it had run once, and everything is compared.
 func TestRecoveryKilled(t *testing.T) {
-	rounds := recoveryRounds
-	if text := os.Getenv("BERTH_RECOVERY_ROUNDS"); text != "" {
-		var err error
-		if rounds, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
 	t.Setenv("TMPDIR", t.TempDir()) // where what is killed leaves files
 	data, place := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "backup")
 	s, err := harness.StartServer(harness.Binary(t), t.TempDir(), harness.Settings{
@@ -45,7 +37,7 @@ func TestRecoveryKilled(t *testing.T) {
 	}
 	defer func() { s.Kill() }()
 	pushed := &movedImages{images: make(map[string]harness.Image)}
-	for round := range rounds {
+	for round := range recoveryRounds {
 		clients := pushed.pushes(t, s, 2)
 		clients.Go(func() { changesTags(t, s) })
 		for had, begun := pushed.count(), time.Now(); pushed.count() < had+5; time.Sleep(20 * time.Millisecond) {

@@ -28,7 +28,17 @@ func TestMain(m *testing.M) { testscript.Main(testMain{m}, map[string]func(){"be
 // testMain runs the tests in the harness's environment.
 type testMain struct{ *testing.M }
 
-func (m testMain) Run() int { return harness.Main(m.M) }
+func (m testMain) Run() int {
+	if text := os.Getenv("BERTH_RECOVERY_ROUNDS"); text != "" { // before it is taken for a setting
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			fmt.Fprintf(os.Stderr, "BERTH_RECOVERY_ROUNDS is %q, it must be a number from 1 on\n", text)
+			return 2
+		}
+		recoveryRounds = n
+	}
+	return harness.Main(m.M)
+}
 
 // TestScripts runs the command line as people do. Scripts find these registries:
 // $BERTH_REGISTRY and $OTHER are servers, $SECURE is one with TLS whose certificate is in

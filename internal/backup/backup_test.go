@@ -190,7 +190,7 @@ func TestBackupBesideChanges(t *testing.T) {
 			group.Go(func() {
 				// What is deleted is collected at once. A push may lose a blob that way before its manifest comes; who pushes here
 				// has had its answer by then.
-				for ctx.Err() == nil {
+				for ; ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
 					stored, err := w.db.StoredManifests(t.Context(), 0, 50)
 					if err == nil && len(stored) > 0 {
 						m := stored[len(stored)/2]

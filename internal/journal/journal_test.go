@@ -188,6 +188,9 @@ func TestRebuildFaults(t *testing.T) {
 					}
 					break
 				}
+				if !errors.Is(err, context.Canceled) {
+					t.Fatal(err)
+				}
 				if !errors.Is(next.CheckComplete(t.Context()), meta.ErrRebuilding) {
 					t.Fatalf("an unfinished rebuild (%v) leaves a database that can be used", err)
 				}

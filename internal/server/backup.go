@@ -153,9 +153,14 @@ func BackUp(ctx context.Context, cfg *Config, storage *Storage, to BackupPlace, 
 		return set, cmp.Or(ctx.Err(), errors.New("another process is making a backup of this registry"))
 	case err == nil && set.Name == "":
 		err = errors.New("the lease on the backup was lost: the database could not be reached in time")
+	case cfg.Backup.To != "" && cfg.Backup.To != to: // whose servers' own backup would only be due after another interval
+		err = errors.Join(err, storage.DB.AskJob(ctx, meta.BackupJob))
 	}
 	return set, err
 }
+
+// backupRetry is the time from a backup that failed to the next, if that is less than the interval.
+const backupRetry = 10 * time.Minute
 
 // backupNoted is how often it is noted how far a backup is.
 const backupNoted = 3 * time.Second
@@ -210,7 +215,8 @@ func backupResult(s backup.Set) string {
 
 // backupEvery is the periodic job that makes backups.
 func backupEvery(cfg *Config, log *slog.Logger, storage *Storage) job.Job {
-	return job.Job{Name: meta.BackupJob, Every: cfg.Backup.Interval.D(), Run: func(ctx context.Context) (string, error) {
+	every := cfg.Backup.Interval.D()
+	return job.Job{Name: meta.BackupJob, Every: every, Retry: min(every, backupRetry), Run: func(ctx context.Context) (string, error) {
 		set, err := backUp(ctx, storage, cfg.Backup.To, cfg.Backup.Keep, log, func(digest, what string) {
 			log.Error("a blob cannot be backed up, its bytes are lost: push an image that has it again", "digest", digest, "what", what)
 		})
