@@ -378,7 +378,7 @@ func TestFactsAreExact(t *testing.T) {
 			for _, m := range plan.Manifests {
 				goes = append(goes, m.Digest)
 			}
-			_, err = db.DeleteCascade(ctx, "acme/app", plan.Tags, goes, nil, Origin{}, at(0))
+			_, err = db.DeleteCascade(ctx, "acme/app", ordered(plan.Tags), orderedManifests(goes...), nil, Origin{}, at(0))
 			return err
 		}},
 		{"PutManifest", again},
