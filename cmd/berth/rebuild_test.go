@@ -24,7 +24,12 @@ func metricsOf(t *testing.T, settings harness.Settings) (harness.Settings, func(
 	t.Helper()
 	settings.Env = append(settings.Env, "BERTH_METRICS_LISTEN=127.0.0.1:0")
 	return settings, func(s *harness.Server, name string) string {
-		_, address, _ := strings.Cut(s.Log()[strings.LastIndex(s.Log(), `msg="serving metrics" address=`):], "address=")
+		log := s.Log()
+		begins := strings.LastIndex(log, `msg="serving metrics" address=`)
+		if begins < 0 {
+			return ""
+		}
+		_, address, _ := strings.Cut(log[begins:], "address=")
 		address, _, _ = strings.Cut(address, "\n")
 		resp, err := http.Get("http://" + address + "/metrics")
 		if err != nil {

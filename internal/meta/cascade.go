@@ -204,6 +204,7 @@ func (g *cascade) order(tags []OrderedTag, manifests []OrderedManifest) error {
 		return err
 	}
 	var used []string
+	again := make(map[string]bool) // those of them that were pushed
 	if len(seen) == 0 {
 		return nil
 	}
@@ -211,12 +212,14 @@ func (g *cascade) order(tags []OrderedTag, manifests []OrderedManifest) error {
 		var digest string
 		var pushed, pulled int64
 		err := scan(&digest, &pushed, &pulled)
-		if seen[digest].passed(pushed, pulled) {
+		if s := seen[digest]; s.passed(pushed, pulled) {
 			used = append(used, digest)
+			again[digest] = s.passed(pushed, 0)
 		}
 		return err
 	}, `SELECT m.digest, COALESCE(u.pushed_at, m.created_at), COALESCE(u.pulled_at, 0) FROM `+g.t.list("$2")+` CROSS JOIN manifest m LEFT JOIN manifest_use u ON u.manifest_id = m.id
 		WHERE m.repository_id = $1 AND m.digest = list.value`, g.repo, jsonOf(slices.Sorted(maps.Keys(seen))))
+	maps.DeleteFunc(g.tags, func(_ oci.Tag, d oci.Digest) bool { return again[d.String()] })
 	for _, d := range used {
 		g.keep(d, "was pushed or pulled since the plan was made")
 	}

@@ -162,7 +162,7 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 		err = t.queryRow(`SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2`, repo, n.Digest.String()).Scan(&id)
 		if errors.Is(err, ErrNotFound) {
 			id, absent, err = t.insertManifest(repo, n, func() (int64, error) { return t.newManifest(repo, n) })
-		} else if err == nil {
+		} else if err == nil && len(n.Tags) == 0 {
 			err = t.pushedAgain(id, n.Now)
 		}
 		if err != nil {
@@ -183,7 +183,7 @@ func (db *DB) PutManifest(ctx context.Context, n NewManifest) (absent int, err e
 	return absent, err
 }
 
-// pushedAgain notes that somebody counts on a manifest that is there already.
+// pushedAgain notes that somebody counts on a manifest that is there already, as the part of an index. Of one that is pushed with a tag, the tag says so.
 func (t *tx) pushedAgain(id int64, now time.Time) error {
 	_, err := t.exec(`INSERT INTO manifest_use (manifest_id, pushed_at) VALUES ($1, $2)
 		ON CONFLICT (manifest_id) DO UPDATE SET pushed_at = excluded.pushed_at`, id, now.UnixMilli())

@@ -151,6 +151,8 @@ func TestPushedAgain(t *testing.T) {
 	one := image(t, db, r, 1, "a", "b")
 	one.Tags, one.Now = []oci.Tag{"a"}, at(10)
 	put(t, db, one)
+	one.Tags = nil
+	put(t, db, one)
 	tags, err := db.TagTimes(t.Context(), r, "", 10)
 	must(t, err)
 	m, err := db.KeptManifests(t.Context(), r, "", 10)
@@ -204,6 +206,8 @@ func exercisePulls(t *testing.T, db *DB) {
 	must(t, err)
 	_, _, err = db.PullsSince(t.Context())
 	must(t, err)
+	put(t, db, one)
+	one.Tags = nil
 	put(t, db, one)
 	must(t, db.DeleteManifest(t.Context(), "pulled", one.Digest, nil, Origin{Trash: true}, at(2)))
 	_, err = db.Undelete(t.Context(), "pulled", one.Digest, nil, Origin{}, at(3))

@@ -374,15 +374,11 @@ func TestFactsAreExact(t *testing.T) {
 		{"DeleteCascade", func() error {
 			plan, err := db.PlanCascade(ctx, "acme/app", oci.Reference{Digest: kept.Digest})
 			must(t, err)
-			var tags []OrderedTag
-			for _, tag := range plan.Tags {
-				tags = append(tags, OrderedTag{CascadeTag: tag})
-			}
-			var manifests []OrderedManifest
+			goes := []oci.Digest{}
 			for _, m := range plan.Manifests {
-				manifests = append(manifests, OrderedManifest{Digest: m.Digest})
+				goes = append(goes, m.Digest)
 			}
-			_, err = db.DeleteCascade(ctx, "acme/app", tags, manifests, nil, Origin{}, at(0))
+			_, err = db.DeleteCascade(ctx, "acme/app", ordered(plan.Tags), orderedManifests(goes...), nil, Origin{}, at(0))
 			return err
 		}},
 		{"PutManifest", again},

@@ -65,7 +65,7 @@ func NewPlanner(db *meta.DB, now time.Time) *Planner { return &Planner{db: db, n
 
 const page = 1000
 
-// inUse is how long a manifest stays after it was pushed again, since an index that needs it may be on its way.
+// inUse is how long a manifest, and what would take it along, stays after it was pushed again without a tag: an index that needs it may be on its way.
 const inUse = time.Hour
 
 // Plan makes the plan of an organization, or of all if that is empty, and calls emit for each line of it, repository after repository: first what goes, in an order in
@@ -159,7 +159,7 @@ func (p *Planner) same(ctx context.Context, of *rules) (bool, error) {
 
 // scratchTables have what is known of a repository. An edge says that b stays if a does and, if it spreads, that b may go if a does.
 const scratchTables = `
-	CREATE TABLE manifest (digest TEXT PRIMARY KEY, id INTEGER, size INTEGER, goes INTEGER NOT NULL DEFAULT 0, lately TEXT, old INTEGER, pushed INTEGER, pulled INTEGER) WITHOUT ROWID;
+	CREATE TABLE manifest (digest TEXT PRIMARY KEY, id INTEGER, size INTEGER, goes INTEGER NOT NULL DEFAULT 0, lately TEXT, again INTEGER, old INTEGER, pushed INTEGER, pulled INTEGER) WITHOUT ROWID;
 	CREATE TABLE tag (name TEXT PRIMARY KEY, digest TEXT, belongs TEXT, keep TEXT, pushed INTEGER, pulled INTEGER) WITHOUT ROWID;
 	CREATE TABLE matched (policy INTEGER, name TEXT, pushed INTEGER, minor TEXT, patch TEXT, PRIMARY KEY (policy, name)) WITHOUT ROWID;
 	CREATE TABLE edge (a TEXT, b TEXT, why TEXT, spreads INTEGER, PRIMARY KEY (a, b, why)) WITHOUT ROWID;
@@ -261,14 +261,11 @@ func (p *Planner) manifests(ctx context.Context, s *scratch, r oci.Repository, p
 			case pulled > 0 && p.within(p.known, pulled):
 				why = p.unknown(pulled)
 				lately = &why
-			case p.within(m.Again, inUse):
-				why = "was pushed again, or taken out of the trash, in the last hour"
-				lately = &why
 			}
 			pushed := latest(m.Pushed, m.Again)
 			old := untagged > 0 && !p.within(latest(pushed, m.Freed, m.Pulled, p.known), untagged)
-			if err := s.exec(`INSERT INTO manifest (digest, id, size, lately, old, pushed, pulled) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-				m.Digest.String(), m.ID, m.Size, lately, old, pushed.UnixMilli(), seen(m.Pulled, pushed, max(untagged, pulled))); err != nil {
+			if err := s.exec(`INSERT INTO manifest (digest, id, size, lately, again, old, pushed, pulled) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+				m.Digest.String(), m.ID, m.Size, lately, p.within(m.Again, inUse), old, pushed.UnixMilli(), seen(m.Pulled, pushed, max(untagged, pulled))); err != nil {
 				return err
 			}
 			if m.Subject == "" {
@@ -432,6 +429,15 @@ func (s *scratch) decide(policies []*meta.Retention) error {
 			UNION SELECT digest FROM manifest WHERE old = 1 AND NOT EXISTS (SELECT 1 FROM tag WHERE tag.digest = manifest.digest)
 			UNION SELECT e.b FROM candidate c CROSS JOIN edge e WHERE e.a = c.digest AND e.spreads = 1)
 		UPDATE manifest SET goes = 1 WHERE digest IN (SELECT digest FROM candidate)`,
+		// Whoever pushed a part again may be about to push an index: what would take it along waits, with its tags.
+		`CREATE TABLE waiting (digest TEXT PRIMARY KEY) WITHOUT ROWID`,
+		`WITH RECURSIVE up (digest) AS (
+			SELECT digest FROM manifest WHERE again = 1 AND goes = 1
+			UNION SELECT m.digest FROM up CROSS JOIN edge e CROSS JOIN manifest m WHERE e.b = up.digest AND e.spreads = 1 AND m.digest = e.a AND m.goes = 1)
+		INSERT INTO waiting SELECT digest FROM up`,
+		`UPDATE manifest SET lately = 'pushed again, or taken out of the trash, in the last hour, or a part of it was' WHERE digest IN (SELECT digest FROM waiting)`,
+		`UPDATE tag SET keep = 'its manifest was pushed again, or taken out of the trash, in the last hour, or a part of it' WHERE keep IS NULL AND belongs IS NULL
+			AND digest IN (SELECT digest FROM waiting)`,
 		// And what stays after all.
 		`WITH RECURSIVE kept (digest) AS (
 			SELECT digest FROM manifest WHERE goes = 0 OR lately IS NOT NULL

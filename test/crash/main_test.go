@@ -1,6 +1,6 @@
 // Package crash kills the server at random moments while many clients push to it,
 // and then looks for every acknowledged byte. The same data folder goes on through all
-// rounds.
+// rounds. Another test kills it while it deletes and takes back.
 //
 // A killed process loses nothing that it has handed to the kernel. What a machine that
 // loses power leaves is simulated by the tests of the blob store.
@@ -15,8 +15,10 @@ import (
 	"github.com/berthregistry/berth/test/harness"
 )
 
+const defaultRounds = 20
+
 // rounds is how often the server is killed: BERTH_CRASH_ROUNDS, or 20.
-var rounds = 20
+var rounds = defaultRounds
 
 func TestMain(m *testing.M) {
 	// Read first: the harness hides the server's variables.

@@ -277,9 +277,12 @@ func (w *world) stepCascade(s step) []oci.Repository {
 	var plan, did admin.Cascade
 	got := w.call(s.trash(), "GET", "cascade/"+string(name), query, nil, &plan)
 	if got == done {
-		order := admin.CascadeOrder{Tags: plan.Tags}
+		var order admin.CascadeOrder
+		for _, t := range plan.Tags {
+			order.Tags = append(order.Tags, admin.OrderedTag{CascadeTag: t})
+		}
 		for _, m := range plan.Manifests {
-			order.Manifests = append(order.Manifests, m.Digest)
+			order.Manifests = append(order.Manifests, admin.OrderedManifest{Digest: m.Digest})
 		}
 		got = w.call(s.trash(), "POST", "cascade/"+string(name), nil, order, &did)
 	}
@@ -382,7 +385,7 @@ func (w *world) stepEmptyTrash(s step) []oci.Repository {
 
 func (w *world) stepRetain(s step) []oci.Repository {
 	limit := []int{1, 3, all, all}[s.n(4, 4)]
-	_, err := retention.Run(w.ctx, w.db, meta.Origin{Actor: "retention", Method: "retention", Trash: s.trash()}, limit, time.Now)
+	_, err := retention.Run(w.ctx, w.db, retention.Options{Origin: meta.Origin{Actor: "retention", Method: "retention", Trash: s.trash()}, Limit: limit, Now: time.Now()})
 	w.same(fmt.Sprintf("retain, at most %d, trash: %t", limit, s.trash()), done, of(err))
 	w.state.retain(limit, s.trash(), now())
 	return repositories
