@@ -86,7 +86,7 @@ func (m *movedImages) pull(t *testing.T, s *harness.Server) {
 // berthCommand runs the program. The error is an *exec.ExitError if it failed.
 func berthCommand(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*patience) // of a server that should not start
+	ctx, cancel := context.WithTimeout(t.Context(), 10*patience) // of a server that should not start
 	defer cancel()
 	cmd := exec.CommandContext(ctx, harness.Binary(t), args...)
 	cmd.Dir, cmd.Env = t.TempDir(), environ()

@@ -183,7 +183,7 @@ func (w *world) pushing(clients int) (stop func()) {
 	for c := range clients {
 		group.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
-				time.Sleep(2 * time.Millisecond) // what there is to copy grows no faster than it can be copied
+				time.Sleep(10 * time.Millisecond) // what there is to copy grows no faster than it can be copied
 				r := oci.Repository(fmt.Sprintf("client%d/app%d", c, i%5))
 				b := fmt.Append(nil, rand.Uint64())
 				d := digestOf(b)

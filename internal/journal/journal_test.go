@@ -292,7 +292,6 @@ func TestOtherDatabase(t *testing.T) {
 	w := serve(t, db, store)
 	w.fill(1)
 	w.export()
-	had := content(t, db, store)
 
 	empty := sqlite(t)
 	if err := newJournal(t, empty, store).Begin(t.Context()); !errors.Is(err, ErrForeign) {
@@ -318,7 +317,7 @@ func TestOtherDatabase(t *testing.T) {
 	again := newJournal(t, older, store)
 	must(t, again.Begin(t.Context()))
 	o.fill(2)
-	had = content(t, older, store)
+	had := content(t, older, store)
 	_, err = again.Export(t.Context())
 	must(t, err)
 	now, _, err := again.load(t.Context())
