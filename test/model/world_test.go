@@ -144,6 +144,10 @@ func (w *world) same(what string, want, got outcome) outcome {
 	if want != got {
 		fail("%s: %s, expected: %s", what, got, want)
 	}
+	// PostgreSQL pauses before it makes a change again. Times are in whole milliseconds, or what is said of them here would not be exact.
+	if rest := time.Duration(time.Now().Nanosecond()) % time.Millisecond; rest > 0 {
+		time.Sleep(time.Millisecond - rest)
+	}
 	return got
 }
 
