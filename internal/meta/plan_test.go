@@ -294,7 +294,7 @@ func exerciseJournal(t *testing.T, db *DB) {
 
 // scanned is what may be looked at row by row: no table, one row, what is all to be deleted or written, a page, the few jobs, keys and damaged blobs, a
 // parameter, and the grants that an account has.
-var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job", "signing_key", "list", "g", "tree", "kept", "part", "its", "journal", "j", "sqlite_sequence", "damaged"}
+var scanned = []string{"CONSTANT", "one", "total", "doomed_object", "page", "job", "signing_key", "list", "g", "tree", "kept", "part", "its", "journal", "j", "sqlite_sequence", "damaged", "pull_record"}
 
 // anyAccount is content with the first row.
 const anyAccount = `SELECT EXISTS (SELECT 1 FROM account)`
