@@ -133,6 +133,6 @@ func (db *DB) ManifestTimes(ctx context.Context, r oci.Repository, after string,
 // PullsSince returns since when pulls are noted in the database, and what time it is by its clock.
 func (db *DB) PullsSince(ctx context.Context) (since, now time.Time, err error) {
 	var s, n int64
-	err = db.queryRow(ctx, `SELECT MAX(since), `+db.now+` FROM pull_record AS one`).Scan(&s, &n)
+	err = db.queryRow(ctx, `SELECT MAX(since), `+db.now+` FROM pull_record`).Scan(&s, &n)
 	return time.UnixMilli(s), time.UnixMilli(n), err
 }

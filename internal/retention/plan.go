@@ -459,7 +459,8 @@ func (s *scratch) decide(policies []*meta.Retention) error {
 		`UPDATE going SET leader = (SELECT l.digest FROM going l WHERE l.id = going.lead)`,
 		`UPDATE going SET place = n.place FROM (SELECT digest, ROW_NUMBER() OVER (ORDER BY lead, id) AS place FROM going) AS n WHERE n.digest = going.digest`,
 		// What goes last frees what it shares.
-		`CREATE TABLE freed AS SELECT MIN(g.place) AS place, MAX(b.size) AS size FROM blob b CROSS JOIN manifest m LEFT JOIN going g ON g.id = m.id WHERE m.id = b.manifest
+		`CREATE TABLE freed (place INTEGER, size INTEGER)`,
+		`INSERT INTO freed SELECT MIN(g.place), MAX(b.size) FROM blob b CROSS JOIN manifest m LEFT JOIN going g ON g.id = m.id WHERE m.id = b.manifest
 			GROUP BY b.blob HAVING MIN(m.goes) = 1 AND MAX(b.elsewhere) = 0`,
 		`CREATE INDEX freed_place ON freed (place)`,
 	} {
