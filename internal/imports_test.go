@@ -64,7 +64,7 @@ var allowed = map[string][]string{
 // built binary and know nothing of what is in it, save where a test looks into the data of a killed server.
 var outside = map[string][]string{
 	"test/cluster": {"internal/fsck", "internal/oci", "test/harness", "test/service"},
-	"test/crash":   {"internal/fsck", "internal/meta", "internal/oci", "test/harness"},
+	"test/crash":   {"internal/fsck", "internal/gc", "internal/meta", "internal/oci", "internal/scrub", "test/harness"},
 	"test/hostile": {"internal/fsck", "internal/oci", "test/harness"},
 	"test":         {"test/harness", "test/service"},
 	"bench":        {"bench", "test/harness", "test/service"},

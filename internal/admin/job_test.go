@@ -17,13 +17,13 @@ func TestBackupJob(t *testing.T) {
 	}
 	_, root := w.administrator("root")
 	var s BackupStatus
-	w.want(http.StatusOK, root, "GET", Prefix+"backup", "", &s)
+	w.want(http.StatusOK, root, "GET", "backup", "", &s)
 	if s.Configured != "/mnt/backup" || s.To != "/mnt/backup" || s.Run.Done != 3 || s.Last.Name != "last" || s.Last.Lost != 2 || s.Asked {
 		t.Errorf("the status is %+v", s)
 	}
 	w.h.opts.Backups = ""
-	w.want(http.StatusConflict, root, "POST", Prefix+"backup/run", "{}", nil)
-	w.want(http.StatusOK, root, "GET", Prefix+"backup", "", &s)
+	w.want(http.StatusConflict, root, "POST", "backup/run", "{}", nil)
+	w.want(http.StatusOK, root, "GET", "backup", "", &s)
 	if s.Asked {
 		t.Error("a run was asked for that has no place")
 	}
