@@ -267,9 +267,7 @@ func TestCutOff(t *testing.T) {
 		w.policy(policy.Rules{Pushed: day}, "!kept")
 	}
 	left := func(w *world) (all []string) {
-		for _, kind := range []string{"kept", "shared5"} {
-			all = append(all, kind)
-		}
+		all = append(all, "kept", "shared5")
 		manifests, err := w.db.ManifestTimes(w.Context(), app, "", 1000)
 		w.must(err)
 		if len(manifests) != len(all) {
