@@ -108,10 +108,10 @@ func (db *DB) trashSpace(ctx context.Context, repository int64) (s Space, bodies
 		return s, 0, err
 	}
 	bodies = s.Bytes
-	return s, bodies, db.addBlobs(ctx, &s, `SELECT t.blob_id, b.size, (EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = $1 AND mb.blob_id = t.blob_id)
-			OR EXISTS (SELECT 1 FROM repository_blob o WHERE o.blob_id = t.blob_id AND o.repository_id <> $1)) AS elsewhere
-		FROM (SELECT DISTINCT blob_id FROM trashed_manifest_blob WHERE repository_id = $1 AND blob_id > $2 ORDER BY blob_id LIMIT $3) AS t
-		JOIN blob b ON b.id = t.blob_id`, repository)
+	return s, bodies, db.addBlobs(ctx, &s, `SELECT part.blob_id, b.size, (EXISTS (SELECT 1 FROM manifest_blob mb WHERE mb.repository_id = $1 AND mb.blob_id = part.blob_id)
+			OR EXISTS (SELECT 1 FROM repository_blob o WHERE o.blob_id = part.blob_id AND o.repository_id <> $1)) AS elsewhere
+		FROM (SELECT DISTINCT blob_id FROM trashed_manifest_blob WHERE repository_id = $1 AND blob_id > $2 ORDER BY blob_id LIMIT $3) AS part
+		JOIN blob b ON b.id = part.blob_id`, repository)
 }
 
 // TrashTotal is what lies in the trash of repositories.
