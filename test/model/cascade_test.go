@@ -130,40 +130,108 @@ func (r *repository) dropGoing(g going, trash bool, method string, now int64) {
 	}
 }
 
-// retain lets policies of retention delete what they do not keep, at most so many tags and manifests.
+// retain lets policies of retention delete what they do not keep, at most so many tags and manifests. What a manifest takes along that nothing else takes along goes with it at
+// once, or not at all; but of what is more than the limit, tags go before, all but the last one.
 func (s *state) retain(limit int, trash bool, now int64) {
+	left := limit
 	for _, name := range slices.Sorted(maps.Keys(s.repositories)) {
 		r := s.repositories[name]
-		tags, manifests := s.dropped(r, now)
-		// In the order of a plan: what was pushed last goes first, its tags before it.
-		type line struct {
-			tag oci.Tag
-			*manifest
-		}
-		var lines []line
-		for tag, m := range tags {
-			lines = append(lines, line{tag, m})
-		}
-		for m := range manifests {
-			lines = append(lines, line{"", m})
-		}
-		slices.SortFunc(lines, func(a, b line) int {
-			kind := func(l line) int { return map[bool]int{true: 1}[l.tag == ""] }
-			return cmp.Or(cmp.Compare(r.live[b.manifest].id, r.live[a.manifest].id), cmp.Compare(kind(a), kind(b)), cmp.Compare(a.tag, b.tag))
-		})
-		lines = lines[:min(limit, len(lines))]
-		limit -= len(lines)
 		g := going{make(map[oci.Tag]*manifest), make(map[*manifest]bool)}
-		for _, l := range lines {
-			if l.tag != "" {
-				g.tags[l.tag] = l.manifest
-			} else {
-				g.nodes[l.manifest] = true
+		enough := false
+		for _, group := range r.groups(s.dropped(r, now)) {
+			n, tags := len(group), 0
+			for _, l := range group {
+				if l.tag != "" {
+					tags++
+				}
+			}
+			if n > left {
+				n = 0
+				if len(group) > limit && tags > 1 {
+					n = min(left, tags-1)
+				}
+				enough = left == 0 || len(group) <= limit
+			}
+			left -= n
+			for _, l := range group[:n] {
+				if l.tag != "" {
+					g.tags[l.tag] = l.manifest
+				} else {
+					g.nodes[l.manifest] = true
+				}
+			}
+			if enough {
+				break
 			}
 		}
+		maps.DeleteFunc(g.tags, func(tag oci.Tag, _ *manifest) bool {
+			of := companions[tag]
+			_, live := r.live[of]
+			return live && !g.nodes[of]
+		})
 		r.settle(g)
 		r.dropGoing(g, trash, "retention", now)
+		if enough {
+			return
+		}
 	}
+}
+
+// line is a line of a plan: a tag, or without one a manifest.
+type line struct {
+	tag oci.Tag
+	*manifest
+}
+
+// groups puts what goes in the order of a plan: what is led by what was pushed last goes first, tags before manifests.
+func (r *repository) groups(tags map[oci.Tag]*manifest, gone map[*manifest]bool) (all [][]line) {
+	id := func(m *manifest) int64 { return r.live[m].id }
+	leaders := make(map[*manifest]*manifest)
+	led := make(map[*manifest]bool) // taken along by something else
+	for m := range gone {
+		for _, one := range r.around(m) {
+			led[one] = true
+		}
+	}
+	for m := range gone {
+		if led[m] {
+			continue
+		}
+		seen := make(map[*manifest]bool)
+		var take func(*manifest)
+		take = func(one *manifest) {
+			if seen[one] || !gone[one] {
+				return
+			}
+			seen[one] = true
+			if leaders[one] == nil || id(m) < id(leaders[one]) {
+				leaders[one] = m
+			}
+			for _, next := range r.around(one) {
+				take(next)
+			}
+		}
+		take(m)
+	}
+	for m := range gone {
+		leaders[m] = cmp.Or(leaders[m], m) // in a circle
+	}
+	by := make(map[*manifest][]line)
+	for tag, m := range tags {
+		leader := cmp.Or(leaders[companions[tag]], leaders[m], m)
+		by[leader] = append(by[leader], line{tag, m})
+	}
+	for m, leader := range leaders {
+		by[leader] = append(by[leader], line{"", m})
+	}
+	kind := func(l line) int { return map[bool]int{true: 1}[l.tag == ""] }
+	for _, leader := range slices.SortedFunc(maps.Keys(by), func(a, b *manifest) int { return cmp.Compare(id(b), id(a)) }) {
+		slices.SortFunc(by[leader], func(a, b line) int {
+			return cmp.Or(cmp.Compare(kind(a), kind(b)), cmp.Compare(id(b.manifest), id(a.manifest)), cmp.Compare(a.tag, b.tag))
+		})
+		all = append(all, by[leader])
+	}
+	return all
 }
 
 // dropped is what policies let go.
@@ -210,8 +278,32 @@ func (s *state) dropped(r *repository, now int64) (map[oci.Tag]*manifest, map[*m
 	}
 	within := func(at int64, d time.Duration) bool { return d > 0 && at != 0 && at >= now-d.Milliseconds() }
 	for m, h := range r.live {
-		if untagged > 0 && len(r.tagsOf(m)) == 0 && max(h.pushed, h.pulled) < now-untagged.Milliseconds() {
+		if untagged > 0 && len(r.tagsOf(m)) == 0 && max(h.pushed, h.again, h.freed, h.pulled, s.known) < now-untagged.Milliseconds() {
 			may(m)
+		}
+	}
+	// What was pushed again lately may be for an index that is to come: it stays, and what would take it along, with its tags.
+	waits := make(map[*manifest]bool)
+	var wait func(*manifest)
+	wait = func(m *manifest) {
+		if _, live := r.live[m]; !live || waits[m] || !gone[m] {
+			return
+		}
+		waits[m] = true
+		for one := range r.live {
+			if slices.Contains(r.around(one), m) {
+				wait(one)
+			}
+		}
+	}
+	for m, h := range r.live {
+		if within(h.again, time.Hour) {
+			wait(m)
+		}
+	}
+	for tag, t := range r.tags {
+		if belongs(tag) == nil && waits[t.to] {
+			kept[tag] = true
 		}
 	}
 	stays := make(map[*manifest]bool)
@@ -229,7 +321,7 @@ func (s *state) dropped(r *repository, now int64) (map[oci.Tag]*manifest, map[*m
 		}
 	}
 	for m, h := range r.live {
-		if !gone[m] || within(h.pulled, lately) {
+		if !gone[m] || waits[m] || within(max(h.pulled, s.known), lately) {
 			stay(m)
 		}
 	}
@@ -294,7 +386,7 @@ func (s *state) keeps(r *repository, tag oci.Tag, mine []policy.Retention, belon
 		switch {
 		case p.Rules.Pushed > 0 && t.pushed >= now-p.Rules.Pushed.Milliseconds():
 			return true
-		case p.Rules.Pulled > 0 && t.pulled != 0 && t.pulled >= now-p.Rules.Pulled.Milliseconds():
+		case p.Rules.Pulled > 0 && max(t.pulled, t.pushed, s.known) >= now-p.Rules.Pulled.Milliseconds():
 			return true
 		case newer < p.Rules.Newest:
 			return true

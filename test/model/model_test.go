@@ -44,6 +44,7 @@ type state struct {
 	quotas       map[string]meta.Quota
 	uploads      []*upload
 	ids          int64 // of manifests, in the order in which they came
+	known        int64 // since when pulls are noted
 }
 
 type repository struct {
@@ -56,13 +57,18 @@ type repository struct {
 	log   map[oci.Tag][]move // of all that ever had the name
 }
 
-type held struct{ id, pushed, pulled int64 }
+// ahead stands for any time by the clock of the database, which is decades ahead of that of the steps.
+const ahead = math.MaxInt64 / 2
+
+// held is a manifest with the times when it was pushed first and again, when something went that needed it, and when it was pulled.
+type held struct{ id, pushed, again, freed, pulled int64 }
 
 type trashed struct {
-	id, pushed, deleted int64
-	method              string
-	tags                []oci.Tag      // that it lost, sorted
-	needs               map[*blob]bool // the blobs that were there
+	id, pushed, pulled, deleted int64
+	method                      string
+	tags                        []oci.Tag // that it lost, sorted
+	pulls                       map[oci.Tag]int64
+	needs                       map[*blob]bool // the blobs that were there
 }
 
 type tagged struct {
@@ -204,8 +210,13 @@ func (r *repository) release(of []*blob, now int64) {
 func (r *repository) set(tag oci.Tag, to *manifest, method string, now int64) {
 	was := r.tags[tag]
 	if was.to == to {
+		if to != nil { // pushed again
+			was.pushed = max(was.pushed, now)
+			r.tags[tag] = was
+		}
 		return
 	}
+	r.free(was.to, now)
 	at := now
 	if log := r.log[tag]; len(log) > 0 {
 		at = max(at, log[len(log)-1].at)
@@ -215,6 +226,14 @@ func (r *repository) set(tag oci.Tag, to *manifest, method string, now int64) {
 		delete(r.tags, tag)
 	} else {
 		r.tags[tag] = tagged{to, now, was.pulled}
+	}
+}
+
+// free notes that something went that needed a manifest.
+func (r *repository) free(m *manifest, now int64) {
+	if h, ok := r.live[m]; ok {
+		h.freed = now
+		r.live[m] = h
 	}
 }
 
@@ -261,7 +280,10 @@ func (s *state) push(name oci.Repository, m *manifest, tags []oci.Tag, now int64
 				return protected
 			}
 		}
-		if _, ok := r.live[m]; !ok {
+		if h, ok := r.live[m]; ok && len(tags) == 0 {
+			h.again = now
+			r.live[m] = h
+		} else if !ok {
 			for _, b := range m.blobs {
 				if _, ok := r.links[b]; !ok && b != m.foreign && sparse(name) != registry.SparseAll {
 					return missing
@@ -284,12 +306,18 @@ func (s *state) push(name oci.Repository, m *manifest, tags []oci.Tag, now int64
 
 // drop deletes a manifest with its tags.
 func (r *repository) drop(m *manifest, trash bool, method string, now int64) {
-	lost := r.tagsOf(m)
+	lost, pulls := r.tagsOf(m), make(map[oci.Tag]int64)
 	for _, tag := range lost {
+		pulls[tag] = r.tags[tag].pulled
 		r.set(tag, nil, method, now)
 	}
 	h := r.live[m]
 	delete(r.live, m)
+	for one := range r.live {
+		if slices.Contains(m.children, one) || one.subject == m {
+			r.free(one, now)
+		}
+	}
 	if trash {
 		needs := make(map[*blob]bool)
 		for _, b := range m.blobs {
@@ -297,7 +325,7 @@ func (r *repository) drop(m *manifest, trash bool, method string, now int64) {
 				needs[b] = true
 			}
 		}
-		r.trash[m] = trashed{h.id, h.pushed, now, method, lost, needs}
+		r.trash[m] = trashed{h.id, h.pushed, h.pulled, now, method, lost, pulls, needs}
 	}
 	r.release(m.blobs, now)
 }
@@ -471,14 +499,14 @@ func (r *repository) inTrash() []*manifest {
 }
 
 // revive takes a manifest out of the trash, if it lies there, with its children and what refers to what comes and was not deleted before it. It returns what came, the manifest first, then
-// the last deleted first.
-func (r *repository) revive(m *manifest) (came []*manifest, lost map[*manifest][]oci.Tag, ok bool) {
-	lost = make(map[*manifest][]oci.Tag)
+// the last deleted first, and how it lay in the trash.
+func (r *repository) revive(m *manifest) (came []*manifest, lost map[*manifest]trashed, ok bool) {
+	lost = make(map[*manifest]trashed)
 	order := r.inTrash()
 	untrash := func(m *manifest) int64 {
 		t := r.trash[m]
-		lost[m] = t.tags
-		r.insert(m, held{id: t.id, pushed: t.pushed})
+		lost[m] = t
+		r.insert(m, held{id: t.id, pushed: t.pushed, again: ahead, pulled: t.pulled})
 		return t.deleted
 	}
 	type node struct {
@@ -521,9 +549,10 @@ func (s *state) undelete(name oci.Repository, m *manifest, now int64) outcome {
 		}
 		came, lost, _ := r.revive(m)
 		for _, one := range came {
-			for _, tag := range lost[one] {
+			for _, tag := range lost[one].tags {
 				if r.tags[tag].to == nil {
 					r.set(tag, one, "undelete", now)
+					r.pulledTag(tag, lost[one].pulls[tag])
 				}
 			}
 		}
@@ -635,12 +664,16 @@ func (s *state) setBack(name oci.Repository, back map[oci.Tag]*manifest, now int
 			if was := r.tags[tag].to; was == to || was != nil && s.isProtected(r, tag) {
 				continue
 			}
+			var pulled int64
 			if to != nil {
-				if _, _, ok := r.revive(to); !ok {
+				_, lost, ok := r.revive(to)
+				if !ok {
 					continue
 				}
+				pulled = lost[to].pulls[tag]
 			}
 			r.set(tag, to, "restore", now)
+			r.pulledTag(tag, pulled)
 		}
 		return done
 	})
@@ -649,12 +682,17 @@ func (s *state) setBack(name oci.Repository, back map[oci.Tag]*manifest, now int
 // pulled notes that a manifest was pulled, by a tag if that is not empty.
 func (s *state) pulled(name oci.Repository, tag oci.Tag, m *manifest, at int64) {
 	r := s.repositories[name]
-	if t, ok := r.tags[tag]; ok {
-		t.pulled = max(t.pulled, at)
-		r.tags[tag] = t
-	}
+	r.pulledTag(tag, at)
 	if h, ok := r.live[m]; ok {
 		h.pulled = max(h.pulled, at)
 		r.live[m] = h
+	}
+}
+
+// pulledTag notes that a tag was pulled, if it is there.
+func (r *repository) pulledTag(tag oci.Tag, at int64) {
+	if t, ok := r.tags[tag]; ok {
+		t.pulled = max(t.pulled, at)
+		r.tags[tag] = t
 	}
 }

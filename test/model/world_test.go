@@ -3,6 +3,7 @@ package model
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // the database once more, to set a time in it
+	_ "modernc.org/sqlite"
 
 	"github.com/berthregistry/berth/internal/admin"
 	storage "github.com/berthregistry/berth/internal/blob"
@@ -77,6 +81,8 @@ func open(t *testing.T, database string) *world {
 	}
 	w.db, err = meta.Open(w.ctx, database, meta.Options{})
 	must(err, "open the database")
+	w.known = now()
+	noteSince(w.ctx, database, w.known)
 	w.store, err = fs.Open(dir+"/blobs", fs.Options{})
 	must(err, "open the store")
 	for i := range w.registries {
@@ -91,6 +97,18 @@ func open(t *testing.T, database string) *world {
 	}
 	w.collector = gc.New(w.db, w.store, gc.Options{Log: slog.New(slog.DiscardHandler), Grace: grace, UploadExpiry: expiry, TrashKeep: keep})
 	return w
+}
+
+// noteSince says since when a database has noted pulls: it does by its own clock, which is ahead of that of the steps.
+func noteSince(ctx context.Context, database string, since int64) {
+	driver := "sqlite"
+	if u, _, ok := strings.Cut(database, "&pool_"); ok {
+		driver, database = "pgx", u
+	}
+	db, err := sql.Open(driver, database)
+	must(err, "open the database")
+	_, err = db.ExecContext(ctx, fmt.Sprintf("UPDATE pull_record SET since = %d", since))
+	must(errors.Join(err, db.Close()), "say since when pulls are noted")
 }
 
 func (w *world) close() {
@@ -259,7 +277,7 @@ func (r *repository) lines(l lines, at int64) {
 		l.add("tag %s:%s %s pushed %d pulled %d", r.name, tag, t.to.name, t.pushed, t.pulled)
 	}
 	for m, h := range r.live {
-		l.add("manifest %s@%s pushed %d pulled %d", r.name, m.name, h.pushed, h.pulled)
+		l.add("manifest %s@%s pushed %d again %d freed %d pulled %d", r.name, m.name, h.pushed, h.again, h.freed, h.pulled)
 	}
 	for m, t := range r.trash {
 		var bytes int64
@@ -317,7 +335,11 @@ func (w *world) lines(l lines, name oci.Repository, at int64) {
 		kept, err := w.db.KeptManifests(w.ctx, name, "", all)
 		must(err, "manifests")
 		for _, m := range kept {
-			l.add("manifest %s@%s pushed %d pulled %d", name, show(m.Digest), milliseconds(m.Pushed), milliseconds(m.Pulled))
+			again := milliseconds(m.Again)
+			if again > now()+int64(10*365*24*time.Hour/time.Millisecond) { // by the clock of the database
+				again = ahead
+			}
+			l.add("manifest %s@%s pushed %d again %d freed %d pulled %d", name, show(m.Digest), milliseconds(m.Pushed), again, milliseconds(m.Freed), milliseconds(m.Pulled))
 		}
 		trash, err := w.db.Trash(w.ctx, name, meta.TrashPlace{}, all)
 		must(err, "trash")
