@@ -228,7 +228,11 @@ func testMoveFromCluster(t *testing.T, pushed *movedImages, from, to string) {
 	defer cancel()
 	var clients sync.WaitGroup
 	clients.Go(func() { pushed.push(ctx, t, node, 1) })
-	kills(t, 3, "move", "--from", from, "--to", to)
+	if !kills(t, 3, "move", "--from", from, "--to", to) { // perhaps so early that none had begun
+		if out, err := berthCommand(t, "move", "--from", from, "--to", to); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
 	cancel()
 	clients.Wait()
 	if kills(t, 3, "move", "--from", from, "--to", to, "--switch", "--release") {
