@@ -219,23 +219,28 @@ func walk[T any](scope, after string, n int, names func(scope, after string, n i
 	}
 }
 
-// pullable is what walk enters where the caller may pull; of a single repository it is an error if they may not.
-func (h *Handler) pullable(c *call, scope string, r oci.Repository, member bool) (content, bool, error) {
+// maySee fails if a scope is a single repository that the caller may not pull from, whether there is one or not. With member, that takes a right of their own.
+func (h *Handler) maySee(c *call, scope string, member bool) error {
+	if !isRepository(scope) {
+		return nil
+	}
+	k, err := h.content(c, oci.Repository(scope))
+	if err == nil {
+		err = k.need(access.Pull)
+	}
+	if err == nil && member {
+		err = k.needMember()
+	}
+	return err
+}
+
+// pullable is what walk enters where the caller may pull, with member by a right of their own.
+func (h *Handler) pullable(c *call, r oci.Repository, member bool) (content, bool, error) {
 	k, err := h.content(c, r)
 	if err != nil {
 		return k, false, err
 	}
-	switch {
-	case isRepository(scope):
-		err = k.need(access.Pull)
-		if err == nil && member {
-			err = k.needMember()
-		}
-		return k, err == nil, err
-	case member:
-		return k, k.may(access.Pull) && k.isMember(), nil
-	}
-	return k, k.may(access.Pull), nil
+	return k, k.may(access.Pull) && (!member || k.isMember()), nil
 }
 
 // repositoryOf reads the parameter of a repository, and the rights on it.

@@ -200,6 +200,9 @@ func (h *Handler) listChanges(c *call) (any, error) {
 
 // walkHistory is walk over the tags of repositories that the caller may pull from, at two times.
 func walkHistory[T any](h *Handler, c *call, scope, after string, from, to time.Time, show func(content, oci.Repository, []meta.TagChange) ([]T, error)) (any, error) {
+	if err := h.maySee(c, scope, false); err != nil {
+		return nil, err
+	}
 	n, err := c.pageSize()
 	if err != nil {
 		return nil, err
@@ -208,7 +211,7 @@ func walkHistory[T any](h *Handler, c *call, scope, after string, from, to time.
 		return h.opts.DB.LoggedRepositories(c.Context(), scope, after, n)
 	}
 	return walk(scope, after, n, names, func(r oci.Repository) (func(string, int) ([]T, string, error), error) {
-		k, ok, err := h.pullable(c, scope, r, false)
+		k, ok, err := h.pullable(c, r, false)
 		if err != nil || !ok {
 			return nil, err
 		}

@@ -117,7 +117,15 @@ func (h *Handler) explain(c *call) (any, error) {
 		}
 	}
 	e.Account, e.Client = id.Name, id.Client.String()
-	d, change, err := h.opts.Auth.Explain(c.Context(), &id, action, r, oci.Tag(e.Tag))
+	privy := c.local
+	if !privy {
+		d, err := h.administers(c, access.Organization(r))
+		if err != nil {
+			return nil, err
+		}
+		privy = d.Allowed
+	}
+	d, change, err := h.opts.Auth.Explain(c.Context(), &id, action, r, oci.Tag(e.Tag), privy)
 	e.Allowed, e.Rule, e.Change = d.Allowed, d.Rule(), change
 	return e, err
 }

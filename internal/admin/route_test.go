@@ -271,6 +271,43 @@ func cast(w *world) (callers map[string]who, replace *strings.Replacer) {
 		"{backupTrust}", w.trust(backup), "{deployTrust}", w.trust(deploy), "{grantEverywhere}", text(grantEverywhere), "{grant}", text(w.grant("team", "victim", access.Reader)))
 }
 
+// What somebody has no right to cannot be told from what does not exist: neither a repository nor an organization.
+func TestPrivateIsAsMissing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	callers, replace := cast(w)
+	type ask struct{ method, path, body string }
+	asks := []ask{
+		{"GET", "history/tags?scope=team/app", ""},
+		{"GET", "history/changes?scope=team/app&from=2020-01-01T00:00:00Z", ""},
+		{"GET", "history/restore?scope=team/app&at=2020-01-01T00:00:00Z", ""},
+		{"POST", "history/restore", `{"scope":"team/app","at":"2020-01-01T00:00:00Z"}`},
+		{"POST", "trash/undelete", `{"repository":"team/app","tag":"1"}`},
+	}
+	for _, action := range []string{"pull", "push", "overwrite", "delete", "admin"} {
+		asks = append(asks, ask{"GET", "explain?repository=team/app&action=" + action, ""}, ask{"GET", "explain?repository=team/app&tag=1&account=victim&action=" + action, ""})
+	}
+	for _, test := range routeTests {
+		asks = append(asks, ask{test.method, replace.Replace(test.path), test.body})
+	}
+	for _, one := range asks {
+		for _, other := range []*strings.Replacer{strings.NewReplacer("team/app", "team/nix"), strings.NewReplacer("team/app", "nix/app", "organizations/team", "organizations/nix")} {
+			for _, name := range []string{anonymous, person} {
+				there := w.do(callers[name], one.method, Prefix+one.path, one.body)
+				path, body := other.Replace(one.path), other.Replace(one.body)
+				if path == one.path && body == one.body {
+					continue
+				}
+				missing := w.do(callers[name], one.method, Prefix+path, body)
+				normal := strings.NewReplacer("team/nix", "team/app", "nix/app", "team/app", "organization nix", "organization team")
+				if got, want := normal.Replace(string(missing.body)), string(there.body); missing.StatusCode != there.StatusCode || got != want {
+					t.Errorf("%s: %s %s %s\n%d %s\nis not as %s\n%d %s", name, one.method, one.path, one.body, there.StatusCode, want, path, missing.StatusCode, got)
+				}
+			}
+		}
+	}
+}
+
 // What another site's page sends is refused, be it signed.
 func TestCrossOrigin(t *testing.T) {
 	w := newWorld(t)

@@ -32,17 +32,15 @@ func (h *Handler) listTrash(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if isRepository(scope) {
-		if _, ok, err := h.pullable(c, scope, oci.Repository(scope), true); !ok {
-			return nil, err
-		}
+	if err := h.maySee(c, scope, true); err != nil {
+		return nil, err
 	}
 	n, err := c.pageSize()
 	if err != nil {
 		return nil, err
 	}
 	return walk(scope, query.Get("after"), n, h.trashed(c), func(r oci.Repository) (func(string, int) ([]Trashed, string, error), error) {
-		if _, ok, err := h.pullable(c, scope, r, true); !ok {
+		if _, ok, err := h.pullable(c, r, true); !ok {
 			return nil, err
 		}
 		return func(within string, n int) (items []Trashed, next string, err error) {
@@ -125,8 +123,11 @@ func (h *Handler) emptyTrash(c *call) (any, error) {
 			return nil, err
 		}
 	}
+	if err := h.maySee(c, scope, false); err != nil {
+		return nil, err
+	}
 	return walk(scope, o.After, emptyBatch, h.trashed(c), func(r oci.Repository) (func(string, int) ([]Emptied, string, error), error) {
-		k, ok, err := h.pullable(c, scope, r, false)
+		k, ok, err := h.pullable(c, r, false)
 		if !ok {
 			return nil, err
 		}

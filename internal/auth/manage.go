@@ -76,11 +76,15 @@ func (a *Auth) ManagesItself(ctx context.Context, id *Identity) (access.Decision
 }
 
 // Explain is Decide for somebody else: an account, or nobody for 0, with a credential of it, or its password for 0. For a decision that is no, it tells
-// what would have to change for a yes.
-func (a *Auth) Explain(ctx context.Context, id *Identity, action access.Actions, r oci.Repository, tag oci.Tag) (d access.Decision, change string, err error) {
+// what would have to change for a yes. Only who is privy hears that there is no such organization: to others that would tell which there are.
+func (a *Auth) Explain(ctx context.Context, id *Identity, action access.Actions, r oci.Repository, tag oci.Tag, privy bool) (d access.Decision, change string, err error) {
 	d, facts, err := a.Decide(ctx, id, action, r, tag)
 	if err != nil || d.Allowed {
 		return d, "", err
+	}
+	if !privy && facts.OrganizationID == 0 {
+		some := *facts
+		some.OrganizationID, facts = -1, &some
 	}
 	q := access.Question{Action: action, Tag: tag, Client: id.Client, Now: a.opts.Now()}
 	return d, remedy(facts, q), nil
