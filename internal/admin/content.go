@@ -102,11 +102,7 @@ func (k content) actor() registry.Actor {
 	if k.facts == nil {
 		return registry.Actor{Name: "anonymous@" + client}
 	}
-	a := registry.Actor{Name: k.c.identity.Actor(), Account: k.c.identity.Account, Client: client, Audit: true}
-	if k.facts.Credential != nil {
-		a.Credential = k.facts.Credential.Label()
-	}
-	return a
+	return registry.Actor{Name: k.c.identity.Actor(), Account: k.c.identity.Account, Credential: k.c.identity.CredentialLabel(k.facts), Client: client, Audit: true}
 }
 
 // anonymous makes the identity of a caller where there is no access control.

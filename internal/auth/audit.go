@@ -2,11 +2,14 @@ package auth
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"time"
 
+	"github.com/berthregistry/berth/internal/access"
 	"github.com/berthregistry/berth/internal/meta"
+	"github.com/berthregistry/berth/internal/oci"
 )
 
 // The actions of the audit log that are not changes of content: those are written with the change.
@@ -17,6 +20,12 @@ const (
 
 // maxFailureEntries is how many failed sign-ins of a network are in the audit log until it has been quiet for failureWindow.
 const maxFailureEntries = 100
+
+const (
+	// refusedEntryEvery is after how long the refusal of the same pull is in the audit log again: clients repeat them, and mirrors make many.
+	refusedEntryEvery = time.Hour
+	rememberRefused   = 8192
+)
 
 // usedEntryEvery is after how long the use of a token from the same address is in the audit log again.
 const usedEntryEvery = 24 * time.Hour
@@ -30,10 +39,10 @@ func (a *Auth) note(ctx context.Context, e meta.AuditEntry) {
 }
 
 // noteSignIn notes that somebody has signed in, or why it was in vain: the account is disabled, or cannot be used from there, or the like.
-func (a *Auth) noteSignIn(ctx context.Context, id *Identity, how string, client netip.Addr) {
-	e := meta.AuditEntry{AccountID: id.Account, Actor: id.Name, Credential: how, Client: client.String(), Action: signInAction, Object: id.Name, Allowed: true}
+func (a *Auth) noteSignIn(ctx context.Context, id *Identity, how string) {
+	e := meta.AuditEntry{AccountID: id.Account, Actor: id.Name, Credential: how, Client: id.Client.String(), Action: signInAction, Object: id.Name, Allowed: true}
 	if facts, err := a.db.Facts(ctx, id.Account, id.Credential, ""); err == nil {
-		if d, ok := facts.Known(client, a.opts.Now()); !ok {
+		if d := a.Judge(id, facts, access.Pull, ""); d.Unknown {
 			e.Allowed, e.Detail = false, d.Rule()
 		}
 	}
@@ -57,16 +66,41 @@ func (a *Auth) noteRefused(ctx context.Context, name, how string, client netip.A
 	a.note(ctx, meta.AuditEntry{Actor: "anonymous@" + client.String(), Credential: how, Client: client.String(), Action: signInAction, Object: clip(name), Detail: why})
 }
 
-// CredentialLabel is what the audit log calls the credential that somebody has signed in with; empty for a password.
+// CredentialLabel is what the audit log calls the credential that somebody has signed in with; empty for a password. facts are those of a decision
+// about them.
+func (id *Identity) CredentialLabel(facts *access.Facts) string {
+	switch {
+	case facts != nil && facts.Credential != nil:
+		return facts.Credential.Label()
+	case id.Credential != 0: // it is gone
+		return strconv.FormatInt(id.Credential, 10)
+	case id.how == certificateLabel:
+		return certificateLabel
+	}
+	return ""
+}
+
+// CredentialLabel is that of an identity whose facts are not known.
 func (a *Auth) CredentialLabel(ctx context.Context, id *Identity) string {
 	if id.Credential == 0 {
-		return ""
+		return id.CredentialLabel(nil)
 	}
 	facts, err := a.db.Facts(ctx, id.Account, id.Credential, "")
-	if err != nil || facts.Credential == nil {
-		return strconv.FormatInt(id.Credential, 10)
+	if err != nil {
+		facts = nil
 	}
-	return facts.Credential.Label()
+	return id.CredentialLabel(facts)
+}
+
+// NoteRefusedPull notes that somebody wanted to pull from a repository and may not, whether there is one or not: so that takes as long.
+func (a *Auth) NoteRefusedPull(ctx context.Context, id *Identity, repository oci.Repository) {
+	now := a.opts.Now()
+	sum := a.verified.sum(strconv.FormatInt(id.Account, 10), strconv.FormatInt(id.Credential, 10), id.Client.String(), string(repository))
+	if noted, ok := a.refused.Get(sum); ok && now.Sub(noted) < refusedEntryEvery {
+		return
+	}
+	a.refused.Add(sum, now)
+	a.NoteDenied(ctx, id, string(repository), fmt.Sprintf("%s may not pull from %s", id.Name, repository))
 }
 
 // NoteDenied notes what somebody was not allowed to do to a repository.

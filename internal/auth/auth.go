@@ -9,6 +9,7 @@ package auth
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/berthregistry/berth/internal/access"
@@ -62,8 +64,9 @@ type Auth struct {
 	opts     Options
 	keys     keyring
 	verified *verified
-	hashing  *semaphore.Weighted // bounds the memory that password hashes take
-	dummy    string              // a hash that no password has
+	hashing  *semaphore.Weighted                      // bounds the memory that password hashes take
+	dummy    string                                   // a hash that no password has
+	refused  *lru.Cache[[sha256.Size]byte, time.Time] // pulls that were refused, and when that was noted
 	issuers  issuers
 }
 
@@ -73,6 +76,10 @@ func New(db *meta.DB, opts Options) (*Auth, error) {
 		opts.Now = time.Now
 	}
 	verified, err := newVerified()
+	if err != nil {
+		return nil, err
+	}
+	refused, err := lru.New[[sha256.Size]byte, time.Time](rememberRefused)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +98,7 @@ func New(db *meta.DB, opts Options) (*Auth, error) {
 		verified: verified,
 		hashing:  semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
 		dummy:    hashPassword(rand.Text()),
+		refused:  refused,
 	}, nil
 }
 
@@ -106,6 +114,8 @@ type Identity struct {
 	Scope *Scope
 	// Expired says that the token was right, but is too old for anything but going on with an upload.
 	Expired bool
+	// how is what the audit log calls a sign-in with what the request itself carries; empty for a token of this registry.
+	how string
 }
 
 // SignedIn tells whether there is an account.
@@ -166,9 +176,22 @@ func (a *Auth) Judge(id *Identity, facts *access.Facts, action access.Actions, t
 	return d
 }
 
-// Stands fails with ErrCredentials if the account or the credential of an identity do not stand any more. The error is a *SignInAgainError
-// if nothing is missing but a sign-in at the account's source.
+// Stands fails with ErrCredentials if the account or the credential of an identity do not stand any more, which counts as a sign-in in vain if the
+// request itself carries them. The error is a *SignInAgainError if nothing is missing but a sign-in at the account's source.
 func (a *Auth) Stands(ctx context.Context, id *Identity) error {
+	err := a.stands(ctx, id)
+	if id.how != "" && errors.Is(err, ErrCredentials) {
+		guessed := ""
+		if id.how == passwordLabel {
+			guessed = id.Name
+		}
+		a.failed(ctx, guessed, id.Client, func() { a.noteSignIn(ctx, id, id.how) })
+	}
+	return err
+}
+
+// stands is Stands, and counts nothing.
+func (a *Auth) stands(ctx context.Context, id *Identity) error {
 	d, facts, err := a.Decide(ctx, id, access.Pull, "", "")
 	switch {
 	case err != nil || !d.Unknown:

@@ -40,7 +40,7 @@ func (a *Auth) SignInPerson(ctx context.Context, issuer string, p *oidc.Person, 
 	id, err := a.byPerson(ctx, issuer, p, client)
 	switch {
 	case err == nil:
-		a.noteSignIn(ctx, &id, PeopleSource(issuer), client)
+		a.noteSignIn(ctx, &id, PeopleSource(issuer))
 	case errors.Is(err, ErrCredentials):
 		a.noteRefused(ctx, p.Name, PeopleSource(issuer), client, err.Error())
 	}

@@ -19,6 +19,9 @@ const (
 	verifiedFor = time.Minute
 	// usedEvery is how often at most it is stored that a credential is in use.
 	usedEvery = time.Minute
+	// What the audit log calls sign-ins without a credential that has a name.
+	passwordLabel    = "password"
+	certificateLabel = "certificate"
 	maxSecret = 32 << 10 // of a name or password, in bytes
 )
 
@@ -27,9 +30,7 @@ const (
 func (a *Auth) Identify(r *http.Request, client netip.Addr) (Identity, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
-		id, err := a.byCertificate(r)
-		id.Client = client
-		return id, err
+		return a.byCertificate(r, client)
 	}
 	scheme, value, _ := strings.Cut(header, " ")
 	value = strings.TrimSpace(value)
@@ -51,28 +52,36 @@ func (a *Auth) Identify(r *http.Request, client netip.Addr) (Identity, error) {
 }
 
 // byCertificate returns the account that the client's certificate names, or nobody.
-func (a *Auth) byCertificate(r *http.Request) (Identity, error) {
+func (a *Auth) byCertificate(r *http.Request, client netip.Addr) (Identity, error) {
+	nobody := Identity{Client: client}
 	if a.opts.Certificate == nil {
-		return Identity{}, nil
+		return nobody, nil
 	}
 	leaf := a.opts.Certificate(r)
 	if leaf == nil || leaf.Subject.CommonName == "" {
-		return Identity{}, nil
+		return nobody, nil
 	}
 	now := a.opts.Now()
-	sum := a.verified.sum("certificate", leaf.Subject.CommonName)
-	if id, ok := a.verified.get(sum, now); ok {
-		return id, nil
+	sum := a.verified.sum(certificateLabel, leaf.Subject.CommonName)
+	id, ok := a.verified.get(sum, now)
+	if !ok {
+		account, err := a.db.Account(r.Context(), leaf.Subject.CommonName)
+		if errors.Is(err, meta.ErrNotFound) {
+			return nobody, nil
+		}
+		if err != nil {
+			return nobody, err
+		}
+		id = Identity{Account: account.ID, Name: account.Name, how: certificateLabel}
+		a.verified.put(sum, id, now.Add(verifiedFor))
 	}
-	account, err := a.db.Account(r.Context(), leaf.Subject.CommonName)
-	if errors.Is(err, meta.ErrNotFound) {
-		return Identity{}, nil
+	id.Client = client
+	if noted := a.verified.sum("noted", id.Name, client.String()); !a.verified.has(noted, now) {
+		if err := a.stands(r.Context(), &id); err == nil { // else whoever asks next notes that
+			a.verified.put(noted, Identity{}, now.Add(usedEntryEvery))
+			a.noteSignIn(r.Context(), &id, id.how)
+		}
 	}
-	if err != nil {
-		return Identity{}, err
-	}
-	id := Identity{Account: account.ID, Name: account.Name}
-	a.verified.put(sum, id, now.Add(verifiedFor))
 	return id, nil
 }
 
@@ -94,7 +103,7 @@ func parseBasic(value string) (name, secret string, err error) {
 func (a *Auth) SignIn(ctx context.Context, name, secret string, client netip.Addr) (Identity, error) {
 	id, remembered, err := a.basic(ctx, name, secret, client)
 	if err == nil && remembered {
-		err = a.mustStand(ctx, id, client)
+		err = a.Stands(ctx, &id)
 	}
 	return id, err
 }
@@ -118,7 +127,7 @@ func (a *Auth) basic(ctx context.Context, name, secret string, client netip.Addr
 func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Addr, now time.Time) (id Identity, until time.Time, err error) {
 	until = now.Add(verifiedFor)
 	guessed := "" // the account whose password may have been guessed
-	how := "password"
+	how := passwordLabel
 	var c *meta.Credential // that the secret is, if it is one of ours
 	switch kind, ok := secretKind(secret); {
 	case ok:
@@ -138,14 +147,17 @@ func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Add
 		guessed = name
 		id, err = a.byPassword(ctx, name, secret, now)
 	}
+	id.Client, id.how = client, how
 	if err == nil {
-		err = a.mustStand(ctx, id, client)
+		// Of who may not sign in at all, or not from there, although the password or secret is right, neither what they are told nor how long it
+		// takes says that it is, and it counts as a failure.
+		err = a.stands(ctx, &id)
 	}
 	switch {
 	case errors.Is(err, ErrCredentials):
 		a.failed(ctx, guessed, client, func() {
 			if id.Account != 0 {
-				a.noteSignIn(ctx, &id, how, client) // which finds out why it was in vain
+				a.noteSignIn(ctx, &id, how) // which finds out why it was in vain
 			} else {
 				a.noteFailure(ctx, name, client)
 			}
@@ -157,31 +169,24 @@ func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Add
 		return Identity{}, until, err
 	}
 	if c == nil {
-		a.noteSignIn(ctx, &id, how, client)
+		a.noteSignIn(ctx, &id, how)
 	} else {
-		a.noteUse(ctx, &id, c, how, client, now)
+		a.noteUse(ctx, &id, c, now)
 	}
 	return id, until, nil
 }
 
 // noteUse notes when and from where a credential was used last, and the first sign-in with it from there on a day.
-func (a *Auth) noteUse(ctx context.Context, id *Identity, c *meta.Credential, how string, client netip.Addr, now time.Time) {
-	elsewhere := c.UsedFrom != client.String()
+func (a *Auth) noteUse(ctx context.Context, id *Identity, c *meta.Credential, now time.Time) {
+	elsewhere := c.UsedFrom != id.Client.String()
 	if elsewhere || now.Sub(c.Used) > usedEvery {
-		if err := a.db.UsedCredential(ctx, c.ID, client.String(), now); err != nil {
+		if err := a.db.UsedCredential(ctx, c.ID, id.Client.String(), now); err != nil {
 			a.opts.Log.Warn("the use of a credential could not be stored", "account", id.Name, "credential", c.ID, "error", err)
 		}
 	}
 	if elsewhere || now.Sub(c.Used) > usedEntryEvery {
-		a.noteSignIn(ctx, id, how, client)
+		a.noteSignIn(ctx, id, id.how)
 	}
-}
-
-// mustStand is Stands for who signs in. It returns ErrCredentials for who may not sign in at all, or not from there, although the password or secret is right: neither what
-// they are told nor how long it takes says that it is, and it counts as a failure.
-func (a *Auth) mustStand(ctx context.Context, id Identity, client netip.Addr) error {
-	id.Client = client
-	return a.Stands(ctx, &id)
 }
 
 // anyName is what may stand in the place of the account's name where a token tells it.
@@ -240,7 +245,7 @@ func (a *Auth) Refresh(ctx context.Context, id *Identity, secret, clientID strin
 	c := &meta.Credential{Kind: meta.RefreshCredential, Created: a.opts.Now()}
 	c.Name, c.Actions, c.Expires = clip(clientID), access.All, c.Created.Add(refreshLifetime)
 	refresh, hash := NewSecret(c.Kind)
-	return refresh, a.db.AddCredential(ctx, id.Account, c, hash, maxRefresh)
+	return refresh, a.tokenChanges(id, "token.create", c).AddCredential(ctx, id.Account, c, hash, maxRefresh)
 }
 
 // clip shortens a name that a client gave itself.

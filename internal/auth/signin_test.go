@@ -358,6 +358,21 @@ func TestCertificate(t *testing.T) {
 	if w.may(w.a, "", access.Push, "team/app") {
 		t.Error("a disabled account may push")
 	}
+	id, err := identify(t, w.a, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.a.Stands(t.Context(), &id); !errors.Is(err, ErrCredentials) {
+		t.Error(err)
+	}
+	if got := w.a.CredentialLabel(t.Context(), &id); got != "certificate" {
+		t.Errorf("it is called %q", got)
+	}
+	// It is noted once a day from each address, and when it is refused.
+	entries, _, err := w.db.Audit(t.Context(), meta.AuditFilter{Action: signInAction, Actor: "alice"}, meta.AuditPlace{}, 10)
+	if err != nil || len(entries) != 2 || entries[0].Allowed || !entries[1].Allowed || entries[0].Credential != "certificate" || entries[1].Credential != "certificate" {
+		t.Errorf("%+v, %v", entries, err)
+	}
 }
 
 func FuzzBasic(f *testing.F) {

@@ -428,7 +428,11 @@ func TestSignInsAreNoted(t *testing.T) {
 	w.mustSignIn("alice", password) // is remembered
 	w.mustSignIn("alice", secret)
 	w.pass(2 * verifiedFor)
-	w.mustSignIn("alice", secret) // from the same address, on the same day
+	w.mustSignIn("alice", secret)                    // from the same address, on the same day
+	alicePassword := w.mustSignIn("alice", password) // after a while, and so that it is remembered
+	if _, err := w.a.Refresh(t.Context(), alicePassword, password, "docker"); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"alice", "nobody"} {
 		if _, err := w.signIn(name, "a wrong guess"); !errors.Is(err, ErrCredentials) {
 			t.Fatal(err)
@@ -438,6 +442,15 @@ func TestSignInsAreNoted(t *testing.T) {
 	w.a.NoteDenied(t.Context(), &Identity{Account: alice, Credential: 1, Name: "alice", Client: here}, "team/app", "because")
 	if err := w.db.ChangeAccount(t.Context(), "alice", func(a *meta.Account) error { a.Disabled = true; return nil }); err != nil {
 		t.Fatal(err)
+	}
+	// Not before the password is checked again: what is remembered does not stand either.
+	if _, err := w.signIn("alice", password); !errors.Is(err, ErrCredentials) {
+		t.Errorf("a disabled account: %v", err)
+	}
+	if id, err := identify(t, w.a, basic("alice", secret)); err != nil {
+		t.Error(err)
+	} else if err := w.a.Stands(t.Context(), &id); !errors.Is(err, ErrCredentials) {
+		t.Errorf("a token of a disabled account: %v", err)
 	}
 	w.pass(2 * verifiedFor)
 	if _, err := w.signIn("alice", password); !errors.Is(err, ErrCredentials) {
@@ -459,10 +472,14 @@ func TestSignInsAreNoted(t *testing.T) {
 	}
 	want := []string{
 		"alice password sign-in alice the account is disabled false",
+		"alice token 1 test sign-in alice the account is disabled false",
+		"alice password sign-in alice the account is disabled false",
 		"alice 1 test denied team/app because false",
 		"alice  denied team/app because false",
 		"anonymous@192.0.2.7  sign-in nobody wrong name or password false",
 		"anonymous@192.0.2.7  sign-in alice wrong name or password false",
+		"alice  token.create users/alice/tokens/2 docker true",
+		"alice password sign-in alice  true",
 		"alice token 1 test sign-in alice  true",
 		"alice password sign-in alice  true",
 	}

@@ -49,6 +49,11 @@ func (v *verified) get(sum [sha256.Size]byte, now time.Time) (Identity, bool) {
 	return e.identity, true
 }
 
+func (v *verified) has(sum [sha256.Size]byte, now time.Time) bool {
+	_, ok := v.get(sum, now)
+	return ok
+}
+
 func (v *verified) put(sum [sha256.Size]byte, id Identity, until time.Time) {
 	v.lru.Add(sum, verifiedEntry{id, until})
 }

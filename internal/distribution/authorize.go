@@ -1,6 +1,7 @@
 package distribution
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -69,6 +70,11 @@ func (h *Handler) authorizeList(w *web.Response, req *request, row *route) error
 	if !search && row.access == accessList && !req.identity.Scope.AllowsCatalog() {
 		return h.challenge(w, req, row, "insufficient_scope", oci.Errorf(oci.CodeUnauthorized, "the token was not issued for the list of repositories"))
 	}
+	return h.mustStand(w, req, row)
+}
+
+// mustStand asks who does not stand any more to sign in again.
+func (h *Handler) mustStand(w *web.Response, req *request, row *route) error {
 	err := h.opts.Auth.Stands(req.http.Context(), req.identity)
 	if errors.Is(err, auth.ErrCredentials) {
 		return h.challenge(w, req, row, "invalid_token", errGone)
@@ -105,7 +111,10 @@ func (h *Handler) authorizeRepository(w *web.Response, req *request, row *route)
 	case decision.Allowed:
 		return nil
 	case decision.Unknown:
-		return h.challenge(w, req, row, "invalid_token", errGone)
+		if err := h.mustStand(w, req, row); err != nil {
+			return err
+		}
+		return h.challenge(w, req, row, "invalid_token", errGone) // who was taken away and given back just now
 	case !id.SignedIn():
 		return h.challenge(w, req, row, "", oci.Errorf(oci.CodeUnauthorized, "sign in to %s %s, if it exists", action, req.repository))
 	}
@@ -115,6 +124,7 @@ func (h *Handler) authorizeRepository(w *web.Response, req *request, row *route)
 		return h.challenge(w, req, row, "insufficient_scope", oci.Errorf(oci.CodeUnauthorized, "the token was not issued to %s %s", action, req.repository))
 	}
 	if action == access.Pull {
+		h.opts.Auth.NoteRefusedPull(context.WithoutCancel(ctx), id, req.repository)
 		return registry.NameUnknown(req.repository)
 	}
 	return h.opts.Auth.Denied(id, action, facts, "", decision)

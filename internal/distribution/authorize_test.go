@@ -257,6 +257,41 @@ func TestPrivateIsAsMissing(t *testing.T) {
 	}
 }
 
+// What is refused is noted: pulls, too, though nobody is told whether there is something, and requests with what was taken away a moment ago.
+func TestRefusalsAreNoted(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t)
+	for range 2 { // clients ask again
+		for _, path := range []string{"team/app/manifests/1.0", "team/app/tags/list", "team/nix/manifests/1.0"} {
+			g.want(http.StatusNotFound, "GET", "/v2/"+path, "", g.header("stranger")...)
+		}
+	}
+	g.want(http.StatusNotFound, "GET", "/v2/team/nix/manifests/1.0", "", g.header("reader")...) // who may, but there is none
+	g.want(http.StatusForbidden, "DELETE", "/v2/team/app/manifests/1.0", "", g.header("reader")...)
+	if err := g.db.ChangeAccount(t.Context(), "reader", func(a *meta.Account) error { a.Disabled = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	g.want(http.StatusUnauthorized, "GET", "/v2/team/app/manifests/1.0", "", g.header("reader")...)
+	no := false
+	entries, _, err := g.db.Audit(t.Context(), meta.AuditFilter{Allowed: &no}, meta.AuditPlace{}, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		got = append(got, fmt.Sprintf("%s %s %s %s: %s", e.Actor, e.Credential, e.Action, e.Object, e.Detail))
+	}
+	want := []string{
+		"reader password sign-in reader: the account is disabled",
+		"reader  denied team/app: reader may not delete in team/app",
+		"stranger  denied team/nix: stranger may not pull from team/nix",
+		"stranger  denied team/app: stranger may not pull from team/app",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
 // CVE-2026-31801: creating and overwriting are separate rights, for every way to set a tag.
 func TestOverwriteIsARightOfItsOwn(t *testing.T) {
 	t.Parallel()

@@ -196,9 +196,5 @@ func (h *Handler) actor(req *request) registry.Actor {
 	if req.identity == nil {
 		return registry.Actor{Name: "anonymous@" + client}
 	}
-	a := registry.Actor{Name: req.identity.Actor(), Account: req.identity.Account, Client: client, Audit: true}
-	if req.facts != nil && req.facts.Credential != nil {
-		a.Credential = req.facts.Credential.Label()
-	}
-	return a
+	return registry.Actor{Name: req.identity.Actor(), Account: req.identity.Account, Credential: req.identity.CredentialLabel(req.facts), Client: client, Audit: true}
 }
