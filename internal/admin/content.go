@@ -172,8 +172,12 @@ func placeOf(s string) (p place, err error) {
 
 // walk answers with the part of a list over the repositories of a scope that the request asks for. names returns repositories after one; look returns up to n items of a
 // repository after a place within it, and the place to go on from, empty if there are no more. Repositories that skip tells are passed over.
-func walk[T any](scope, after string, n int, names func(scope, after string, n int) ([]string, error),
+func walk[T any](h *Handler, scope, after string, n int, names func(scope, after string, n int) ([]string, error),
 	enter func(oci.Repository) (look func(within string, n int) ([]T, string, error), err error)) (any, error) {
+	after, err := h.opts.Registry.Reveal(after)
+	if err != nil {
+		return nil, err
+	}
 	at, err := placeOf(after)
 	if err != nil {
 		return nil, err
@@ -208,7 +212,9 @@ func walk[T any](scope, after string, n int, names func(scope, after string, n i
 				at.within = ""
 			}
 			if seen++; at.within != "" || len(p.Items) >= n || seen >= maxScope {
-				p.Next = at.String()
+				if p.Next = at.String(); look == nil {
+					p.Next = h.opts.Registry.Conceal(p.Next)
+				}
 				return p, nil
 			}
 		}

@@ -210,7 +210,7 @@ func walkHistory[T any](h *Handler, c *call, scope, after string, from, to time.
 	names := func(scope, after string, n int) ([]string, error) {
 		return h.opts.DB.LoggedRepositories(c.Context(), scope, after, n)
 	}
-	return walk(scope, after, n, names, func(r oci.Repository) (func(string, int) ([]T, string, error), error) {
+	return walk(h, scope, after, n, names, func(r oci.Repository) (func(string, int) ([]T, string, error), error) {
 		k, ok, err := h.pullable(c, r, false)
 		if err != nil || !ok {
 			return nil, err

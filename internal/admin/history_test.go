@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/berthregistry/berth/internal/access"
 	"github.com/berthregistry/berth/internal/meta"
 	"github.com/berthregistry/berth/internal/oci"
@@ -204,6 +206,45 @@ func TestHistoryOfPublicRepository(t *testing.T) {
 	if got := pages[TagAt](w, nobody, "history/tags?scope=&at="+at, 1); len(got) != 1 {
 		t.Errorf("%+v", got)
 	}
+}
+
+// Who may see nothing of many repositories does not hear their names by the place at which the list of them goes on.
+func TestPlacesDoNotTellNames(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes many repositories")
+	}
+	t.Parallel()
+	w := newWorld(t)
+	_, _, _, nobody := historyCast(w)
+	var pushes errgroup.Group
+	pushes.SetLimit(32)
+	body := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)
+	parsed, err := oci.ParseManifest("", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxScope + 1 {
+		pushes.Go(func() error {
+			_, err := w.db.PutManifest(t.Context(), meta.NewManifest{Repository: oci.Repository(fmt.Sprint("team/secret", i)), Digest: oci.DigestBytes(oci.SHA256, body),
+				Parsed: parsed, Body: body, Tags: []oci.Tag{"x"}, Origin: meta.Origin{Actor: "pusher", Method: "push"}, Now: time.Now()})
+			return err
+		})
+	}
+	if err := pushes.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	var p Page[TagAt]
+	w.want(200, nobody, "GET", "history/tags?scope=", "", &p)
+	if len(p.Items) != 0 || p.Next == "" || strings.Contains(p.Next, "secret") {
+		t.Errorf("%+v", p)
+	}
+	next := p.Next
+	p = Page[TagAt]{}
+	w.want(200, nobody, "GET", "history/tags?scope=&after="+url.QueryEscape(next), "", &p)
+	if len(p.Items) != 0 || p.Next != "" {
+		t.Errorf("%+v", p)
+	}
+	w.want(400, nobody, "GET", "history/tags?scope=&after=~forged", "", nil)
 }
 
 // A deleted repository lies in the trash for who may see who deleted it, is taken back by who may push, and is emptied by who may delete.

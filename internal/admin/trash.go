@@ -39,7 +39,7 @@ func (h *Handler) listTrash(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return walk(scope, query.Get("after"), n, h.trashed(c), func(r oci.Repository) (func(string, int) ([]Trashed, string, error), error) {
+	return walk(h, scope, query.Get("after"), n, h.trashed(c), func(r oci.Repository) (func(string, int) ([]Trashed, string, error), error) {
 		if _, ok, err := h.pullable(c, r, true); !ok {
 			return nil, err
 		}
@@ -126,7 +126,7 @@ func (h *Handler) emptyTrash(c *call) (any, error) {
 	if err := h.maySee(c, scope, false); err != nil {
 		return nil, err
 	}
-	return walk(scope, o.After, emptyBatch, h.trashed(c), func(r oci.Repository) (func(string, int) ([]Emptied, string, error), error) {
+	return walk(h, scope, o.After, emptyBatch, h.trashed(c), func(r oci.Repository) (func(string, int) ([]Emptied, string, error), error) {
 		k, ok, err := h.pullable(c, r, false)
 		if !ok {
 			return nil, err

@@ -22,7 +22,7 @@ const (
 	// What the audit log calls sign-ins without a credential that has a name.
 	passwordLabel    = "password"
 	certificateLabel = "certificate"
-	maxSecret = 32 << 10 // of a name or password, in bytes
+	maxSecret        = 32 << 10 // of a name or password, in bytes
 )
 
 // Identify tells who makes a request from a client, by its Authorization header. Without one it is nobody. It fails as SignIn does,

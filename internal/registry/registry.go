@@ -67,7 +67,7 @@ type Registry struct {
 	db    *meta.DB
 	store blob.Store
 	opts  Options
-	key   []byte // signs upload sessions
+	key   []byte // signs upload sessions, and conceals places in lists
 
 	mu     sync.Mutex
 	active map[string]*receiving // by upload ID, in this process
@@ -82,17 +82,26 @@ func (g *Registry) origin(a Actor, method string) meta.Origin {
 	return meta.Origin{Actor: a.Name, Credential: a.Credential, Method: method, Trash: g.opts.Trash, Audit: a.Audit, AccountID: a.Account, Client: a.Client}
 }
 
-const rememberEnded = 4096
+const (
+	rememberEnded = 4096
+	uploadKey     = "upload_key" // a setting
+)
 
 // New returns the registry over db and store. The store may be nil where nobody pushes or pulls, but tags and manifests are restored or deleted.
 func New(ctx context.Context, db *meta.DB, store blob.Store, opts Options) (*Registry, error) {
 	key := make([]byte, 32)
 	rand.Read(key)
-	if !opts.ReadOnly && store != nil {
-		var err error
-		if key, err = db.SettingOr(ctx, "upload_key", key); err != nil {
+	if store != nil {
+		kept, err := db.Setting(ctx, uploadKey)
+		if errors.Is(err, meta.ErrNotFound) {
+			if kept, err = key, nil; !opts.ReadOnly {
+				kept, err = db.SettingOr(ctx, uploadKey, key)
+			}
+		}
+		if err != nil {
 			return nil, fmt.Errorf("read the key of upload sessions: %w", err)
 		}
+		key = kept
 	}
 	ended, err := lru.New[string, struct{}](rememberEnded)
 	if err != nil {
@@ -263,13 +272,16 @@ func (g *Registry) Repositories(ctx context.Context, after string, n int) ([]str
 }
 
 // Visible returns up to n names after the given one of repositories that a viewer may pull from, and whose name contains term, and the
-// name to go on after, empty if there are no more. There may be fewer names and more to come.
+// place to go on from, empty if there are no more. There may be fewer names and more to come.
 func (g *Registry) Visible(ctx context.Context, v meta.Viewer, term, after string, n int) (names []string, next string, err error) {
+	if after, err = g.Reveal(after); err != nil {
+		return nil, "", err
+	}
 	names, next, err = g.db.ReadableRepositories(ctx, v, term, after, n)
 	if err != nil {
 		return nil, "", fmt.Errorf("list repositories: %w", err)
 	}
-	return names, next, nil
+	return names, g.conceal(next, names), nil
 }
 
 // Search returns up to n names of repositories that contain term.
