@@ -232,14 +232,11 @@ func (a *Auth) byPassword(ctx context.Context, name, password string, now time.T
 	return Identity{Account: account.ID, Name: account.Name, proof: access.ProofOf(account.Password)}, nil
 }
 
-// Refresh returns what a client may keep in the place of a password: a refresh token for who signed in with a password,
-// which is gone when the password is changed; for others the very secret that they signed in with, so that nothing outlives it. It
-// is empty for who has nothing that lasts.
-func (a *Auth) Refresh(ctx context.Context, id *Identity, secret, clientID string) (string, error) {
-	if id.Credential != 0 {
-		return secret, nil
-	}
-	if id.proof == "" {
+// Refresh returns what a client may keep in the place of a password: a refresh token for who signed in with a password that is kept here,
+// which is gone when the password is changed. It is empty for others. Nothing shall outlive their secret, and clients keep that as it is, where those find
+// it, too, that know names and passwords only: Podman and Skopeo refuse to sign in beside a refresh token of Docker's.
+func (a *Auth) Refresh(ctx context.Context, id *Identity, clientID string) (string, error) {
+	if id.Credential != 0 || id.proof == "" {
 		return "", nil
 	}
 	c := &meta.Credential{Kind: meta.RefreshCredential, Created: a.opts.Now()}

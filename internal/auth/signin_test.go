@@ -212,16 +212,16 @@ func TestRefresh(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	account := w.user("alice")
-	refresh, err := w.a.Refresh(t.Context(), w.mustSignIn("alice", password), password, "docker")
+	refresh, err := w.a.Refresh(t.Context(), w.mustSignIn("alice", password), "docker")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if id := w.mustSignIn("", refresh); id.Account != account || id.Name != "alice" {
 		t.Errorf("%+v", id)
 	}
-	// What was got for a token is the token.
+	// A token stays what it is.
 	pat := w.credential(account, meta.TokenCredential, nil)
-	if got, err := w.a.Refresh(t.Context(), w.mustSignIn("alice", pat), pat, "docker"); err != nil || got != pat {
+	if got, err := w.a.Refresh(t.Context(), w.mustSignIn("alice", pat), "docker"); err != nil || got != "" {
 		t.Errorf("%s, %v", got, err)
 	}
 	if err := change(func(a *meta.Account) { a.Password = hashPassword("another password") })(w, account); err != nil {
@@ -234,7 +234,7 @@ func TestRefresh(t *testing.T) {
 	// There are not more and more of them.
 	id := w.mustSignIn("alice", "another password")
 	for range maxRefresh + 5 {
-		if refresh, err = w.a.Refresh(t.Context(), id, "", "docker"); err != nil {
+		if refresh, err = w.a.Refresh(t.Context(), id, "docker"); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -430,7 +430,7 @@ func TestSignInsAreNoted(t *testing.T) {
 	w.pass(2 * verifiedFor)
 	w.mustSignIn("alice", secret)                    // from the same address, on the same day
 	alicePassword := w.mustSignIn("alice", password) // after a while, and so that it is remembered
-	if _, err := w.a.Refresh(t.Context(), alicePassword, password, "docker"); err != nil {
+	if _, err := w.a.Refresh(t.Context(), alicePassword, "docker"); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"alice", "nobody"} {

@@ -107,8 +107,7 @@ func (h *Handler) get(w *web.Response, r *http.Request) error {
 		return err
 	}
 	if id.SignedIn() && query.Get("offline_token") == "true" {
-		_, secret, _ := r.BasicAuth()
-		if a.RefreshToken, err = h.opts.Auth.Refresh(r.Context(), &id, secret, query.Get("client_id")); err != nil {
+		if a.RefreshToken, err = h.opts.Auth.Refresh(r.Context(), &id, query.Get("client_id")); err != nil {
 			return err
 		}
 	}
@@ -135,15 +134,12 @@ func (h *Handler) post(w *web.Response, r *http.Request) error {
 		return refuse(w, http.StatusBadRequest, "invalid_request", "service and client_id are needed")
 	}
 	var id auth.Identity
-	var secret string
 	client := h.opts.Client(r)
 	switch grant := form.Get("grant_type"); grant {
 	case "password":
-		secret = form.Get("password")
-		id, err = h.opts.Auth.SignIn(r.Context(), form.Get("username"), secret, client)
+		id, err = h.opts.Auth.SignIn(r.Context(), form.Get("username"), form.Get("password"), client)
 	case "refresh_token":
-		secret = form.Get("refresh_token")
-		id, err = h.opts.Auth.SignIn(r.Context(), "", secret, client)
+		id, err = h.opts.Auth.SignIn(r.Context(), "", form.Get("refresh_token"), client)
 	case "":
 		return refuse(w, http.StatusBadRequest, "invalid_request", "grant_type is needed: password or refresh_token")
 	default:
@@ -162,9 +158,9 @@ func (h *Handler) post(w *web.Response, r *http.Request) error {
 	a.Scope = form.Get("scope")
 	switch {
 	case form.Get("grant_type") == "refresh_token":
-		a.RefreshToken = secret
+		a.RefreshToken = form.Get("refresh_token")
 	case form.Get("access_type") == "offline":
-		if a.RefreshToken, err = h.opts.Auth.Refresh(r.Context(), &id, secret, form.Get("client_id")); err != nil {
+		if a.RefreshToken, err = h.opts.Auth.Refresh(r.Context(), &id, form.Get("client_id")); err != nil {
 			return err
 		}
 	}

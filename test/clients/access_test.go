@@ -220,7 +220,7 @@ func TestClients02_OthersSignIn(t *testing.T) {
 				t.Fatal(err)
 			}
 			// The library sends Basic credentials to the token service, or a refresh token by POST.
-			for i, credential := range []auth.Credential{{Username: "team+ci", Password: secret}, {RefreshToken: refreshToken(t, g, "team+ci", secret)}} {
+			for i, credential := range []auth.Credential{{Username: "team+ci", Password: secret}, {RefreshToken: refreshToken(t, g, "alice", password)}} {
 				repository, err := remote.NewRepository(g.Addr + "/team/oras")
 				if err != nil {
 					t.Fatal(err)
@@ -298,6 +298,10 @@ func TestDockerLoginWithEachKindOfCredential(t *testing.T) {
 		{"file", "fay", password, "fay may not push"},
 	} {
 		harness.Contains(t, d.RunInput(tt.secret, "login", "--username", tt.name, "--password-stdin", g.Addr), "Login Succeeded")
+		// Others look for a name and a password where Docker keeps what it has.
+		if kept, err := os.ReadFile(filepath.Join(d.Home, ".docker", "config.json")); err != nil || (tt.kind != "password") == bytes.Contains(kept, []byte("identitytoken")) {
+			t.Errorf("%s is kept as %s, %v", tt.kind, kept, err)
+		}
 		ref := g.Addr + "/team/" + tt.kind + ":1"
 		d.build(ref, tt.kind)
 		d.forget(ref)
