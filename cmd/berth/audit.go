@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/berthregistry/berth/internal/admin"
 	"github.com/berthregistry/berth/internal/audit"
 	"github.com/berthregistry/berth/internal/upstream"
 )
@@ -88,6 +89,7 @@ first.` + managementHelp,
 	flags.StringVar(&f.object, "object", "", "only what was done to this `OBJECT`, such as team/app or users/alice")
 	flags.StringVar(&f.prefix, "prefix", "", "only what was done to objects whose names begin with `TEXT`")
 	flags.StringVar(&f.action, "action", "", "only this `ACTION`, such as push or grant.add")
+	_ = cmd.RegisterFlagCompletionFunc("action", cobra.FixedCompletions(admin.AuditActions(), cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 	flags.StringVar(&f.since, "since", "", "only from `TIME` on: 24h, 7d, 2026-12-31 or 2026-12-31T12:00:00Z")
 	flags.StringVar(&f.until, "until", "", "only before `TIME`")
 	flags.BoolVar(&f.denied, "denied", false, "only what was not allowed")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +23,18 @@ const (
 	maxObject = 1 << 10
 	maxDetail = 4 << 10
 )
+
+// AuditActions returns the actions that entries of the audit log can have, in ASCII order.
+func AuditActions() []string {
+	actions := []string{"delete", "denied", "push", "restore", "retention", "sign-in", "undelete"} // of content, and of whoever signs in
+	for i := range routes {
+		if routes[i].action != "" {
+			actions = append(actions, routes[i].action)
+		}
+	}
+	slices.Sort(actions)
+	return slices.Compact(actions)
+}
 
 // changes returns the database for the change that a request makes. The entry of the audit log is written with it, so neither is there without
 // the other. Without access control there is no log.
@@ -74,7 +87,7 @@ func (h *Handler) entry(c *call) meta.AuditEntry {
 
 // object is the path of what a request is about.
 func (c *call) object() string {
-	object := strings.TrimPrefix(c.URL.Path, Prefix)
+	object := strings.TrimSuffix(strings.TrimPrefix(c.URL.Path, Prefix), "/rotate") // which makes a secret like others
 	if own, ok := strings.CutPrefix(object, "account"); ok {
 		object = "users/" + c.identity.Name + own
 	}

@@ -58,6 +58,12 @@ func TestChangesHaveEntries(t *testing.T) {
 			if len(added) != 1 || added[0].Action != action || !added[0].Allowed || added[0].Actor != by.name || added[0].Credential == "" {
 				t.Errorf("the entries are %+v", added)
 			}
+			if len(added) == 1 && strings.Contains(added[0].Object, "/rotate") {
+				t.Errorf("the object is %q, not that of the secret", added[0].Object)
+			}
+			if !slices.Contains(AuditActions(), action) {
+				t.Errorf("%s is none of the actions that are completed", action)
+			}
 		})
 	}
 }
