@@ -76,10 +76,14 @@ func (e *RefusedError) Error() string {
 // Unwrap returns ErrCredentials.
 func (e *RefusedError) Unwrap() error { return ErrCredentials }
 
-// FirstUse tells whether an ID token, by its oidc.Token.ID, is used for the first time, at all nodes together. It is remembered for longer than the
-// token of a command line is accepted.
-func (a *Auth) FirstUse(ctx context.Context, token string) (bool, error) {
-	return a.db.FirstUse(ctx, "id token "+token)
+// FirstUse tells whether the ID token of somebody who signs in at an issuer, by its oidc.Token.ID, is used for the first time, at all nodes together. It is
+// remembered for longer than the token of a command line is accepted. Another use is a sign-in in vain.
+func (a *Auth) FirstUse(ctx context.Context, token, issuer string, p *oidc.Person, client netip.Addr) (bool, error) {
+	first, err := a.db.FirstUse(ctx, "id token "+token)
+	if err == nil && !first {
+		a.failed(ctx, "", client, func() { a.noteRefused(ctx, p.Name, PeopleSource(issuer), client, "the ID token was used before") })
+	}
+	return first, err
 }
 
 const (

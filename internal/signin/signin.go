@@ -255,7 +255,7 @@ func (h *Handler) deviceToken(w *web.Response, r *http.Request, p *Provider) err
 	if err != nil {
 		return h.refusal(p, nil, err)
 	}
-	first, err := h.opts.Auth.FirstUse(r.Context(), token.ID)
+	first, err := h.opts.Auth.FirstUse(r.Context(), token.ID, p.Name, person, h.opts.Client(r))
 	if err != nil {
 		return err
 	}

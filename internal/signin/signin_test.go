@@ -514,6 +514,11 @@ func TestDevice(t *testing.T) {
 	if strings.Contains(w.log.String(), raw) {
 		t.Error("the ID token is in the log")
 	}
+	no := false
+	entries, _, err := w.db.Audit(t.Context(), meta.AuditFilter{Allowed: &no}, meta.AuditPlace{}, 10)
+	if err != nil || len(entries) != 1 || entries[0].Action != "sign-in" || entries[0].Object != "alice" || entries[0].Credential != "oidc:corp" || !strings.Contains(entries[0].Detail, "used before") {
+		t.Errorf("%+v, %v", entries, err)
+	}
 }
 
 // Nothing is written to a registry that is read-only.
