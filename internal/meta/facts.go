@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/berthregistry/berth/internal/access"
 	"github.com/berthregistry/berth/internal/oci"
 )
 
-// standingColumns are what tells whether Facts that are remembered are still so.
+// standingColumns, and seen_at of an account that is kept elsewhere, are what tells whether Facts that are remembered are still so.
 const standingColumns = `v.version, r.id, r.public = 1`
 
 // factsOf returns the columns and joins that ask for Facts: $1 is the account, $2 the credential; o is the organization, r the
@@ -52,8 +53,9 @@ func (db *DB) Facts(ctx context.Context, account, credential int64, r oci.Reposi
 	version := db.cache.version(k)
 	s := factsScan{key: factsKey{account, credential, r}}
 	if known, ok := db.known.get(s.key); ok {
-		if err := db.queryRow(ctx, `SELECT `+standingColumns+` FROM `+db.rightsVersion()+` LEFT JOIN repository r ON r.name = $1`,
-			string(r)).Scan(s.standing()...); err != nil {
+		seen, join, args := known.seen(account, string(r))
+		if err := db.queryRow(ctx, `SELECT `+standingColumns+seen+` FROM `+db.rightsVersion()+` LEFT JOIN repository r ON r.name = $1`+join,
+			args...).Scan(append(s.standing(), &s.seen)...); err != nil {
 			return nil, s.failed(err)
 		}
 		if known.stands(&s) {
@@ -92,9 +94,10 @@ func (db *DB) FactsAndManifest(ctx context.Context, account, credential int64, r
 	s := factsScan{key: factsKey{account, credential, r}}
 	m := manifestScan{ref: ref}
 	if known, ok := db.known.get(s.key); ok {
-		if err := db.queryRow(ctx, `SELECT `+standingColumns+manifestColumns("$3")+` FROM `+db.rightsVersion()+`
-			LEFT JOIN repository r ON r.name = $1`+findManifest(ref, "$2"),
-			string(r), ref.String(), int64(cacheMaxBody)).Scan(append(s.standing(), m.dest()...)...); err != nil {
+		seen, join, args := known.seen(account, string(r), ref.String(), int64(cacheMaxBody))
+		if err := db.queryRow(ctx, `SELECT `+standingColumns+seen+manifestColumns("$3")+` FROM `+db.rightsVersion()+`
+			LEFT JOIN repository r ON r.name = $1`+join+findManifest(ref, "$2"),
+			args...).Scan(append(append(s.standing(), &s.seen), m.dest()...)...); err != nil {
 			return nil, nil, s.failed(err)
 		}
 		if known.stands(&s) {
@@ -118,7 +121,7 @@ func (db *DB) FactsAndManifest(ctx context.Context, account, credential int64, r
 }
 
 // rightsVersion is a table of one row. With PostgreSQL, the value of its column "version" is another one whenever what Facts are made of has
-// changed, repositories aside; with SQLite, where the cache knows, it is null.
+// changed, repositories and sign-ins aside; with SQLite, where the cache knows, it is null.
 func (d dialect) rightsVersion() string {
 	if d.postgres {
 		return `(SELECT (SELECT CAST(version AS TEXT) FROM rights_version) AS version) AS v`
@@ -156,10 +159,18 @@ func (k *knownFacts) put(s *factsScan, f *access.Facts) {
 	}
 }
 
+// seen returns a column, what has to be joined for it, and the arguments with its own: when the account signed in, if Facts tell that.
+func (v versionedFacts) seen(account int64, args ...any) (column, join string, _ []any) {
+	if v.facts.Source == "" || v.facts.Source == LocalAccounts {
+		return `, CAST(NULL AS BIGINT)`, ``, args
+	}
+	return `, a.seen_at`, ` LEFT JOIN account a ON a.id = $` + strconv.Itoa(len(args)+1), append(args, account)
+}
+
 // stands tells whether the facts are still those of the database, of which standing was read.
 func (v versionedFacts) stands(s *factsScan) bool {
 	same := s.public == v.facts.Public || s.public != nil && v.facts.Public != nil && *s.public == *v.facts.Public
-	return s.version != nil && *s.version == v.version && same && (s.repository != nil) == v.facts.Exists
+	return s.version != nil && *s.version == v.version && same && (s.repository != nil) == v.facts.Exists && timeOf(s.seen).Equal(v.facts.SignedIn)
 }
 
 // manifestScan is where a manifest is scanned to that may not be there.

@@ -18,6 +18,8 @@ func TestPostgresKnownFacts(t *testing.T) {
 	organization(t, other, "team")
 	ann := users(t, other, "ann")
 	grant(t, other, roleOf("ann", "team", access.Reader))
+	elsewhere := &Account{Account: access.Account{Name: "eve"}, Source: "ldap", Subject: "eve", Created: at(0)}
+	must(t, other.CreateAccount(ctx, elsewhere))
 	token := newCredential(t, other, ann.ID, TokenCredential, "token", access.Pull)
 	n := image(t, other, "team/app", "app", "t")
 	last := make(map[oci.Repository]*access.Facts)
@@ -68,6 +70,7 @@ func TestPostgresKnownFacts(t *testing.T) {
 		{"a push", func() error { image(t, other, "team/other", "other", "t"); return nil }, true, true},
 		{"a token is used", func() error { return other.UsedCredential(ctx, token.ID, "::1", at(1)) }, true, true},
 		{"a sign-in with a password that is kept here", func() error { return other.SignedIn(ctx, ann.ID, LocalAccounts, nil, at(1)) }, true, true},
+		{"a sign-in elsewhere", func() error { return other.SignedIn(ctx, elsewhere.ID, "ldap", nil, at(1)) }, true, true},
 		{"a new account", func() error { users(t, other, "bob"); return nil }, true, true},
 		{"a new token", func() error { newCredential(t, other, ann.ID, TokenCredential, "new", access.Pull); return nil }, true, true},
 		{"a repository is made public", func() error { return other.SetRepositoryPublic(ctx, "team/app", &public) }, false, true},
@@ -90,6 +93,33 @@ func TestPostgresKnownFacts(t *testing.T) {
 		}
 		if app, none := both(); app != tt.app || none != tt.none {
 			t.Errorf("%s: known are team/app: %t, team/none: %t", tt.name, app, none)
+		}
+	}
+}
+
+// When an account that is kept elsewhere has signed in there is no matter of the others, but of its own rights.
+func TestPostgresKnownSignIn(t *testing.T) {
+	d := service.Postgres(t)
+	other, db := openDB(t, d.URL), openDB(t, d.URL)
+	ctx := t.Context()
+	n := image(t, other, "team/app", "app", "t")
+	eve := &Account{Account: access.Account{Name: "eve"}, Source: "ldap", Subject: "eve", Created: at(0)}
+	must(t, other.CreateAccount(ctx, eve))
+	token := newCredential(t, other, eve.ID, TokenCredential, "token", access.Pull)
+	for i := range int64(3) {
+		must(t, other.SignedIn(ctx, eve.ID, "ldap", nil, at(i)))
+		for range 2 {
+			for _, ref := range []oci.Reference{byTag("t"), byDigest(n.Digest)} {
+				f, m, err := db.FactsAndManifest(ctx, eve.ID, token.ID, "team/app", ref)
+				if err != nil || m == nil || m.Digest != n.Digest || !f.SignedIn.Equal(at(i)) {
+					t.Fatalf("%+v, %+v, %v", f, m, err)
+				}
+			}
+			before := db.Stats().Statements
+			f, err := db.Facts(ctx, eve.ID, token.ID, "team/app")
+			if asked := db.Stats().Statements - before; err != nil || !f.SignedIn.Equal(at(i)) || asked != 1 {
+				t.Fatalf("%+v, %v after %d statements", f, err, asked)
+			}
 		}
 	}
 }

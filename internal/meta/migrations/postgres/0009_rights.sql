@@ -2,7 +2,7 @@
 
 -- Another random value whenever what rights rest on has changed, so that a node knows by it whether what it remembers is still so: who reads the
 -- same value sees the same rights. It is random, and no count, because a database that was set back to an earlier time would count to the same number
--- again. Repositories are not in it: they are read with it.
+-- again. Repositories are not in it, nor when accounts signed in: those are read with it.
 CREATE TABLE rights_version (
   version UUID NOT NULL
 );
@@ -22,8 +22,7 @@ END $$;
 CREATE CONSTRAINT TRIGGER account_rights AFTER DELETE ON account DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION rights_changed();
 CREATE CONSTRAINT TRIGGER account_rights_update AFTER UPDATE ON account DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
   WHEN ((OLD.name, OLD.robot, OLD.admin, OLD.disabled, OLD.networks, OLD.expires_at, OLD.password, OLD.source)
-      IS DISTINCT FROM (NEW.name, NEW.robot, NEW.admin, NEW.disabled, NEW.networks, NEW.expires_at, NEW.password, NEW.source)
-    OR NEW.source <> 'local' AND OLD.seen_at IS DISTINCT FROM NEW.seen_at)
+    IS DISTINCT FROM (NEW.name, NEW.robot, NEW.admin, NEW.disabled, NEW.networks, NEW.expires_at, NEW.password, NEW.source))
   EXECUTE FUNCTION rights_changed();
 CREATE CONSTRAINT TRIGGER credential_rights AFTER DELETE ON credential DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION rights_changed();
 CREATE CONSTRAINT TRIGGER credential_rights_update AFTER UPDATE ON credential DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
