@@ -111,7 +111,7 @@ func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 		w.progress()
 		part := &io.LimitedReader{R: rest.R, N: min(rest.N, step)}
 		want := part.N
-		n, err := io.Copy(w.ResponseWriter, part)
+		n, err := w.copy(part, byKernel)
 		total += n
 		w.written += n
 		rest.N -= n
@@ -123,6 +123,19 @@ func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 		}
 	}
 	return total, nil
+}
+
+// copies are buffers of copy. net/http would make one of its own for each stride.
+var copies = sync.Pool{New: func() any { return new([stride]byte) }}
+
+// copy writes src, of a stride at most.
+func (w *Response) copy(src *io.LimitedReader, byKernel bool) (int64, error) {
+	if byKernel {
+		return io.Copy(w.ResponseWriter, src)
+	}
+	buf := copies.Get().(*[stride]byte)
+	defer copies.Put(buf)
+	return io.CopyBuffer(struct{ io.Writer }{w.ResponseWriter}, src, buf[:])
 }
 
 // sendFile sends what is left of f.
