@@ -133,7 +133,7 @@ type State struct {
 }
 
 // Reader reads a committed object. A store of files returns a web.File, so that the kernel can copy
-// it to a socket.
+// it to a socket; one of another machine may return a web.Socket.
 type Reader interface {
 	io.ReadSeekCloser
 	// Size returns the object's size in bytes.

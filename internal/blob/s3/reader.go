@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -86,7 +87,7 @@ func (r *reader) open() error {
 		// The body outlives this call, and so must its context.
 		own, cancel := context.WithCancelCause(r.ctx)
 		stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-		body, info, header, err := r.store.client.GetObject(own, r.store.bucket, r.name, opts)
+		body, info, header, err := r.store.fetcher.GetObject(own, r.store.bucket, r.name, opts)
 		stopped := !stop()
 		if err == nil && stopped {
 			_ = body.Close()
@@ -127,15 +128,72 @@ func rangeSize(header string, from, n int64) (int64, error) {
 func (r *reader) Size() int64 { return r.size }
 
 // Read implements io.Reader.
-func (r *reader) Read(p []byte) (int, error) {
+func (r *reader) Read(p []byte) (n int, err error) {
+	if len(p) == 0 && !r.closed && r.at < r.size {
+		return 0, nil
+	}
+	err = r.next(func(s *stream) (bool, error) {
+		err := s.within(r.store.opts.Stall, func() (err error) {
+			n, err = s.body.Read(p[:min(int64(len(p)), r.size-r.at)])
+			return err
+		})
+		r.took(int64(n))
+		return n > 0, err
+	})
+	return n, err
+}
+
+// tapped is a body that tells where its bytes are.
+type tapped interface {
+	arrived() (*net.TCPConn, int64, error)
+	took(n int64)
+}
+
+// Arrived waits for bytes that can be taken from a connection to the store, and returns how many there are; or no connection if Read is
+// to be called instead. What is taken is told with Took before anything else is called.
+func (r *reader) Arrived() (conn *net.TCPConn, n int64, err error) {
+	if r.at >= r.size {
+		return nil, 0, nil
+	}
+	err = r.next(func(s *stream) (bool, error) {
+		body, ok := s.body.(tapped)
+		if !ok {
+			return true, nil
+		}
+		err := s.within(r.store.opts.Stall, func() (err error) {
+			conn, n, err = body.arrived()
+			return err
+		})
+		return err == nil, err
+	})
+	return conn, n, err
+}
+
+// Took tells that n bytes were taken from the connection that Arrived returned and are where they should be. If more were taken, the
+// connection is of no use any more; what follows the n bytes is asked for again.
+func (r *reader) Took(n int64, more bool) {
+	r.took(n)
+	if more {
+		r.drop()
+	} else {
+		r.stream.body.(tapped).took(n)
+	}
+}
+
+// took moves on by n bytes, which the body has given.
+func (r *reader) took(n int64) {
+	r.at += n
+	r.stream.at += n
+}
+
+// next calls get until it is true, each time with a body whose next byte is the one that is read next. When a body breaks
+// off, it asks for the rest.
+func (r *reader) next(get func(*stream) (bool, error)) error {
 	if r.closed {
-		return 0, os.ErrClosed
+		return os.ErrClosed
 	}
 	if r.at >= r.size {
-		return 0, io.EOF
-	}
-	if len(p) == 0 {
-		return 0, nil
+		return io.EOF
 	}
 	for {
 		if r.stream != nil && r.stream.at != r.at {
@@ -143,23 +201,22 @@ func (r *reader) Read(p []byte) (int, error) {
 		}
 		if r.stream == nil {
 			if err := r.open(); err != nil {
-				return 0, fmt.Errorf("read object %s: %w", r.key, err)
+				return fmt.Errorf("read object %s: %w", r.key, err)
 			}
 		}
 		start := time.Now()
-		n, err := r.stream.read(p[:min(int64(len(p)), r.size-r.at)], r.store.opts.Stall)
-		r.at += int64(n)
+		got, err := get(r.stream)
 		if err != nil {
 			r.drop()
 		}
-		if n > 0 {
-			return n, nil
+		if got {
+			return nil
 		}
 		if err == nil {
 			continue
 		}
 		if err := r.broke(time.Since(start), err); err != nil {
-			return 0, fmt.Errorf("read object %s: %w", r.key, err)
+			return fmt.Errorf("read object %s: %w", r.key, err)
 		}
 	}
 }
@@ -186,8 +243,8 @@ func (r *reader) broke(took time.Duration, err error) error {
 	return nil
 }
 
-// read reads from the body, but does not wait longer than stall.
-func (s *stream) read(p []byte, stall time.Duration) (int, error) {
+// within calls f, and breaks the body off if that takes longer than stall.
+func (s *stream) within(stall time.Duration, f func() error) error {
 	stalled := false
 	done := make(chan struct{})
 	timer := time.AfterFunc(stall, func() {
@@ -195,15 +252,14 @@ func (s *stream) read(p []byte, stall time.Duration) (int, error) {
 		close(done)
 		s.cancel(errStalled)
 	})
-	n, err := s.body.Read(p)
+	err := f()
 	if !timer.Stop() {
 		<-done
 	}
-	s.at += int64(n)
 	if err != nil && stalled {
 		err = errStalled
 	}
-	return n, err
+	return err
 }
 
 func (r *reader) drop() {
