@@ -143,6 +143,8 @@ type Store struct {
 var (
 	_ blob.Store      = (*Store)(nil)
 	_ blob.Redirector = (*Store)(nil)
+
+	_ blob.RangeOpener = (*Store)(nil)
 )
 
 // Open returns the store in a bucket. It makes no request: Check tells whether the bucket can be used.
