@@ -91,12 +91,12 @@ func TestSocket(t *testing.T) {
 	}{"fast": {}, "slow": {slow: true}, "HTTP/2": {http2: true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			content := make([]byte, 700<<10)
+			content := make([]byte, 550<<10)
 			for i := range content {
 				content[i] = byte(i>>8 ^ i)
 			}
 			var taken, dialed atomic.Int64
-			s := serve(t, Options{Idle: time.Second}, func(w *Response, _ *http.Request) error {
+			s := serve(t, Options{Idle: 2 * time.Second}, func(w *Response, _ *http.Request) error {
 				src := &socket{t: t, content: content, taken: &taken, dialed: &dialed}
 				defer src.close()
 				w.Header().Set("Content-Length", strconv.Itoa(len(content)))
@@ -139,7 +139,7 @@ func TestSocket(t *testing.T) {
 type verySlowly struct{ net.Conn }
 
 func (c verySlowly) Read(p []byte) (int, error) {
-	time.Sleep(25 * time.Millisecond)
+	time.Sleep(50 * time.Millisecond)
 	return c.Conn.Read(p[:min(len(p), 4<<10)])
 }
 
