@@ -95,8 +95,11 @@ func (p *plain) conn(r *http.Request) (c *plainConn, used bool, err error) {
 	if r.URL.Port() == "" {
 		address = net.JoinHostPort(r.URL.Hostname(), "80")
 	}
-	if c := p.take(address); c != nil {
-		return c, true, nil
+	for c := p.take(address); c != nil; c = p.take(address) {
+		if c.silent() {
+			return c, true, nil
+		}
+		_ = c.Close()
 	}
 	nc, err := p.DialContext(r.Context(), "tcp", address)
 	if err != nil {
@@ -128,6 +131,26 @@ func (p *plain) take(address string) *plainConn {
 		}
 	}
 	return nil
+}
+
+// silent tells that the server has neither closed the connection nor sent something that nobody asked for, such as that it is
+// going to.
+func (c *plainConn) silent() bool {
+	silent := false
+	_ = c.raw.Control(func(fd uintptr) {
+		_, err := peek(fd)
+		silent = err == unix.EAGAIN
+	})
+	return silent
+}
+
+// peek returns 1 if a connection has bytes to read, 0 if it was closed, and EAGAIN if neither.
+func peek(fd uintptr) (n int, err error) {
+	var first [1]byte
+	for err = unix.EINTR; err == unix.EINTR; {
+		n, _, err = unix.Recvfrom(int(fd), first[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	}
+	return n, err
 }
 
 // keep takes a connection for the next request.
@@ -258,11 +281,7 @@ func (b *plainBody) arrived() (*net.TCPConn, int64, error) {
 	var n int
 	var err error
 	if closed := b.conn.raw.Read(func(fd uintptr) bool {
-		var first [1]byte
-		for err = unix.EINTR; err == unix.EINTR; {
-			n, _, err = unix.Recvfrom(int(fd), first[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		}
-		if err == unix.EAGAIN {
+		if n, err = peek(fd); err == unix.EAGAIN {
 			return false
 		}
 		if err == nil && n > 0 {

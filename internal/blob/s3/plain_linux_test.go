@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -323,5 +324,46 @@ func TestPlainEnds(t *testing.T) {
 	}
 	if len(ours.(*plain).idle) != 0 {
 		t.Error("a connection was kept")
+	}
+}
+
+// TestPlainUnasked has a server say why it closes an idle connection: that is no answer to the next request.
+func TestPlainUnasked(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	said := make(chan struct{})
+	read := make(chan struct{})
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+				t.Error(err)
+			}
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+			<-read
+			io.WriteString(c, "HTTP/1.1 408 Request Timeout\r\nContent-Length: 3\r\n\r\nbye")
+			said <- struct{}{}
+			defer c.Close()
+		}
+	}()
+	ours := newGetter(&http.Transport{DialContext: new(net.Dialer).DialContext, Proxy: http.ProxyFromEnvironment, IdleConnTimeout: time.Minute})
+	defer ours.CloseIdleConnections()
+	for range 3 {
+		resp, err := (&http.Client{Transport: ours}).Get("http://" + l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(resp.Body); string(body) != "hi" || err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s, %q, %v", resp.Status, body, err)
+		}
+		resp.Body.Close()
+		read <- struct{}{}
+		<-said
 	}
 }
