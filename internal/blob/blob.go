@@ -78,6 +78,13 @@ type Redirector interface {
 	URL(ctx context.Context, key string, expire time.Duration) (string, error)
 }
 
+// RangeOpener is a Store that had better know what will be read of an object.
+type RangeOpener interface {
+	// OpenRange is Open for who begins with the n bytes from offset on, n > 0. The Reader is at the offset, and all of the object
+	// can be read. It fails if the object has no byte there.
+	OpenRange(ctx context.Context, key string, offset, n int64) (Reader, error)
+}
+
 // Info is one entry of a listing.
 type Info struct {
 	Key  string
@@ -133,7 +140,7 @@ type State struct {
 }
 
 // Reader reads a committed object. A store of files returns a web.File, so that the kernel can copy
-// it to a socket.
+// it to a socket; one of another machine may return a web.Socket.
 type Reader interface {
 	io.ReadSeekCloser
 	// Size returns the object's size in bytes.

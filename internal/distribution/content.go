@@ -107,6 +107,25 @@ func (w *refusable) Write(p []byte) (int, error) {
 	return w.Response.Write(p)
 }
 
+// firstRange returns what a Range header asks for first of content of this size: the offset and the count of bytes. It is all of
+// the content if that cannot be told, or is not the usual case. Nothing but what is fetched beforehand rests on it.
+func firstRange(header string, size int64) (offset, n int64) {
+	spec, ok := strings.CutPrefix(header, "bytes=")
+	from, to, dash := strings.Cut(spec, "-")
+	if !ok || !dash {
+		return 0, size
+	}
+	first, err := strconv.ParseInt(from, 10, 64)
+	last := size - 1
+	if to != "" && err == nil {
+		last, err = strconv.ParseInt(to, 10, 64)
+	}
+	if err != nil || first < 0 || first >= size || last < first {
+		return 0, size
+	}
+	return first, min(last, size-1) - first + 1
+}
+
 // hasEmptySuffix tells whether a Range header asks for the last 0 bytes.
 func hasEmptySuffix(s string) bool {
 	s = strings.TrimPrefix(s, "bytes=")
@@ -150,7 +169,8 @@ func (h *Handler) getBlob(w *web.Response, req *request) error {
 	}
 	w.Header()["Cache-Control"] = immutable
 	return serveContent(w, req.http, b.Digest, "application/octet-stream", b.Size, func() (io.ReadSeeker, io.Closer, error) {
-		rd, err := h.reg.OpenBlob(ctx, req.repository, b)
+		offset, n := firstRange(req.http.Header.Get("Range"), b.Size)
+		rd, err := h.reg.OpenBlobRange(ctx, req.repository, b, offset, n)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -231,3 +231,29 @@ func TestShortContent(t *testing.T) {
 		t.Errorf("the answer looks whole: status %d, %q", resp.StatusCode, got)
 	}
 }
+
+// What is fetched for a range is what http.ServeContent asks for first.
+func TestFirstRange(t *testing.T) {
+	for header, want := range map[string][2]int64{
+		"":                            {0, 100},
+		"bytes=10-19":                 {10, 10},
+		"bytes=0-0":                   {0, 1},
+		"bytes=99-":                   {99, 1},
+		"bytes=40-":                   {40, 60},
+		"bytes=90-200":                {90, 10},
+		"bytes=100-":                  {0, 100},
+		"bytes=20-10":                 {0, 100},
+		"bytes=-10":                   {0, 100},
+		"bytes=1-2,5-6":               {0, 100},
+		"bytes=--1":                   {0, 100},
+		"items=1-2":                   {0, 100},
+		"bytes=1":                     {0, 100},
+		"bytes=a-b":                   {0, 100},
+		"bytes=-5-7":                  {0, 100},
+		"bytes=3-9223372036854775807": {3, 97},
+	} {
+		if offset, n := firstRange(header, 100); offset != want[0] || n != want[1] {
+			t.Errorf("%q: %d bytes from %d on, want %d from %d on", header, n, offset, want[1], want[0])
+		}
+	}
+}

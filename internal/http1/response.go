@@ -230,10 +230,12 @@ func (w *response) flush(p []byte) {
 	w.out = w.out[:0]
 }
 
-// ReadFrom implements io.ReaderFrom. The kernel copies files.
+// ReadFrom implements io.ReaderFrom. The kernel copies files, and what comes over another connection.
 func (w *response) ReadFrom(src io.Reader) (int64, error) {
 	if limited, ok := src.(*io.LimitedReader); ok {
-		if _, ok := limited.R.(*os.File); ok && w.takesFile(limited.N) {
+		_, isFile := limited.R.(*os.File)
+		_, isConn := limited.R.(*net.TCPConn)
+		if (isFile || isConn) && w.takesFile(limited.N) {
 			if w.err = w.c.sendMore(w.out); w.err != nil {
 				return 0, w.err
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -224,6 +225,29 @@ var handlers = map[string]func(w http.ResponseWriter, r *http.Request, file *os.
 		w.Header().Set("Content-Type", "text/x")
 		return written64(io.Copy(w, &io.LimitedReader{R: f, N: int64(len(text)) + 1}))
 	},
+	"a connection": func(w http.ResponseWriter, r *http.Request, f *os.File) any {
+		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+		w.Header().Set("Content-Type", "text/x")
+		c := connOf(text)
+		defer c.Close()
+		return written64(io.Copy(w, &io.LimitedReader{R: c, N: int64(len(text))}))
+	},
+	"a connection behind text": func(w http.ResponseWriter, r *http.Request, f *os.File) any {
+		w.Header().Set("Content-Length", "25")
+		w.Header().Set("Content-Type", "text/x")
+		io.WriteString(w, "hello")
+		c := connOf(text)
+		defer c.Close()
+		io.Copy(w, &io.LimitedReader{R: c, N: 15})
+		return written64(io.Copy(w, &io.LimitedReader{R: c, N: 5}))
+	},
+	"a connection that ends": func(w http.ResponseWriter, r *http.Request, f *os.File) any {
+		w.Header().Set("Content-Length", strconv.Itoa(len(text)+1))
+		w.Header().Set("Content-Type", "text/x")
+		c := connOf(text)
+		defer c.Close()
+		return written64(io.Copy(w, &io.LimitedReader{R: c, N: int64(len(text)) + 1}))
+	},
 	"a closed file": func(w http.ResponseWriter, r *http.Request, f *os.File) any {
 		f.Close()
 		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
@@ -249,6 +273,28 @@ var handlers = map[string]func(w http.ResponseWriter, r *http.Request, file *os.
 		io.WriteString(w, "x")
 		return http.NewResponseController(w).Flush() != nil
 	},
+}
+
+// connOf returns a connection over which a text comes.
+func connOf(text string) *net.TCPConn {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		panic(err)
+	}
+	peer, err := l.Accept()
+	if err != nil {
+		panic(err)
+	}
+	go func() {
+		io.WriteString(peer, text)
+		peer.Close()
+	}()
+	return c.(*net.TCPConn)
 }
 
 func written(n int, err error) any     { return fmt.Sprint(n, err) }

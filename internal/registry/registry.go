@@ -189,7 +189,19 @@ func (g *Registry) CheckBlob(ctx context.Context, r oci.Repository, d oci.Digest
 
 // OpenBlob opens a blob's bytes. It fails if they are not as many as they should be.
 func (g *Registry) OpenBlob(ctx context.Context, r oci.Repository, b *meta.Blob) (blob.Reader, error) {
-	rd, err := g.store.Open(ctx, b.Key)
+	return g.OpenBlobRange(ctx, r, b, 0, b.Size)
+}
+
+// OpenBlobRange is OpenBlob for who begins with the n bytes from offset on, which the blob must have. The Reader may be anywhere.
+func (g *Registry) OpenBlobRange(ctx context.Context, r oci.Repository, b *meta.Blob, offset, n int64) (blob.Reader, error) {
+	store, ok := g.store.(blob.RangeOpener)
+	var rd blob.Reader
+	var err error
+	if ok && n < b.Size {
+		rd, err = store.OpenRange(ctx, b.Key, offset, n)
+	} else {
+		rd, err = g.store.Open(ctx, b.Key)
+	}
 	if errors.Is(err, blob.ErrNotFound) {
 		// The bytes go after the row: a blob deleted since it was looked up is simply not there.
 		if _, again := g.Blob(ctx, r, b.Digest); again != nil {

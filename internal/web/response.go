@@ -3,6 +3,7 @@ package web
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -60,10 +61,11 @@ func (w *Response) Write(p []byte) (int, error) {
 }
 
 // Of these a copy is made. The client has the idle timeout to take one, or, where the kernel copies
-// a file, some of one.
+// one, some of it. What comes from a socket is held by the kernel until the client has taken it.
 const (
-	stride     = 64 << 10
-	fileStride = 1 << 20
+	stride       = 64 << 10
+	fileStride   = 1 << 20
+	socketStride = 256 << 10
 )
 
 // File is content that lies in a file of this machine.
@@ -75,12 +77,22 @@ type File interface {
 	Own() (*os.File, error)
 }
 
+// Socket is content that comes over connections.
+type Socket interface {
+	io.Reader
+	// Arrived waits for bytes that can be taken from a connection, and returns how many there are; or no connection if
+	// Read is to be called instead.
+	Arrived() (conn *net.TCPConn, n int64, err error)
+	// Took tells that n bytes were taken from there and sent. If more were taken, they are lost.
+	Took(n int64, more bool)
+}
+
 // fileSender is a ResponseWriter through which the kernel copies part of a file that others read, too.
 type fileSender interface {
 	SendFile(f *os.File, offset, n int64) (int64, error)
 }
 
-// ReadFrom implements io.ReaderFrom. An *os.File or a File is handed to the kernel, where the protocol allows it.
+// ReadFrom implements io.ReaderFrom. An *os.File, a File or a Socket is handed to the kernel, where the protocol allows it.
 func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -100,21 +112,36 @@ func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 			}
 		}
 	}
-	_, byKernel := rest.R.(*os.File)
-	byKernel = byKernel && w.kernel
-	step := int64(stride)
-	if byKernel {
-		step = fileStride
-	}
+	socket, _ := rest.R.(Socket)
+	_, isFile := rest.R.(*os.File)
 	var total int64
 	for rest.N > 0 {
-		w.progress()
-		part := &io.LimitedReader{R: rest.R, N: min(rest.N, step)}
+		part := &io.LimitedReader{R: rest.R, N: min(rest.N, stride)}
+		byKernel := isFile && w.kernel
+		if byKernel {
+			part.N = min(rest.N, fileStride)
+		}
+		var conn *net.TCPConn
+		if socket != nil && w.kernel {
+			var arrived int64
+			var err error
+			if conn, arrived, err = socket.Arrived(); err != nil {
+				return total, err
+			}
+			if conn != nil {
+				part = &io.LimitedReader{R: conn, N: min(rest.N, arrived, socketStride)}
+				byKernel = true
+			}
+		}
 		want := part.N
-		n, err := io.Copy(w.ResponseWriter, part)
+		w.progress()
+		n, err := w.copy(part, byKernel)
 		total += n
 		w.written += n
 		rest.N -= n
+		if conn != nil {
+			socket.Took(n, n < want)
+		}
 		if byKernel && n > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
 			continue // it is slow, but it is there
 		}
@@ -123,6 +150,19 @@ func (w *Response) ReadFrom(src io.Reader) (int64, error) {
 		}
 	}
 	return total, nil
+}
+
+// copies are buffers of copy. net/http would make one of its own for each stride.
+var copies = sync.Pool{New: func() any { return new([stride]byte) }}
+
+// copy writes src, of a stride at most.
+func (w *Response) copy(src *io.LimitedReader, byKernel bool) (int64, error) {
+	if byKernel {
+		return io.Copy(w.ResponseWriter, src)
+	}
+	buf := copies.Get().(*[stride]byte)
+	defer copies.Put(buf)
+	return io.CopyBuffer(struct{ io.Writer }{w.ResponseWriter}, src, buf[:])
 }
 
 // sendFile sends what is left of f.

@@ -4,8 +4,8 @@
 //
 // What holds true: every answer to a failure is written in one place; an answer that
 // breaks off is cut, so that it never looks whole; a client that stalls is let go after the
-// idle timeout, however large the transfer; files reach the socket by the
-// kernel (sendfile).
+// idle timeout, however large the transfer; files, and what comes from
+// another socket, reach the client's by the kernel (sendfile, splice).
 package web
 
 import (

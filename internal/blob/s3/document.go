@@ -54,7 +54,7 @@ func (s *Store) document(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.get(ctx, name, object)
+	r, err := s.get(ctx, name, object, 0, 0)
 	if err != nil {
 		return nil, err
 	}

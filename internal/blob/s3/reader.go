@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -31,6 +32,7 @@ type reader struct {
 	etag      string
 
 	at     int64 // of the byte that is read next
+	until  int64 // where the first request ends, or 0 for the object's end
 	stream *stream
 	breaks int
 	broken int64 // where the last break was counted
@@ -41,6 +43,7 @@ type reader struct {
 type stream struct {
 	body   io.ReadCloser
 	at     int64 // of its next byte in the object
+	end    int64 // of the byte after its last one
 	cancel context.CancelCauseFunc
 }
 
@@ -51,19 +54,29 @@ func (s *stream) close() {
 
 // Open implements blob.Store. It makes one request, for size and bytes. The Reader fails when ctx has ended.
 func (s *Store) Open(ctx context.Context, key string) (blob.Reader, error) {
+	return s.openFrom(ctx, key, 0, 0)
+}
+
+// OpenRange implements blob.RangeOpener. It makes one request, for size and the range. The Reader fails when ctx has ended.
+func (s *Store) OpenRange(ctx context.Context, key string, offset, n int64) (blob.Reader, error) {
+	return s.openFrom(ctx, key, offset, offset+n)
+}
+
+func (s *Store) openFrom(ctx context.Context, key string, from, until int64) (blob.Reader, error) {
 	name, err := s.object(key)
 	if err != nil {
 		return nil, fmt.Errorf("open object %s: %w", key, err)
 	}
-	r, err := s.get(ctx, key, name)
+	r, err := s.get(ctx, key, name, from, until)
 	if err != nil {
 		return nil, fmt.Errorf("open object %s: %w", key, err)
 	}
 	return r, nil
 }
 
-func (s *Store) get(ctx context.Context, key, name string) (*reader, error) {
-	r := &reader{store: s, ctx: ctx, key: key, name: name, size: -1}
+// get returns a Reader from a byte on, whose first request is for those until another one, or for all if that is 0.
+func (s *Store) get(ctx context.Context, key, name string, from, until int64) (*reader, error) {
+	r := &reader{store: s, ctx: ctx, key: key, name: name, size: -1, at: from, until: until}
 	if err := r.open(); err != nil {
 		return nil, err
 	}
@@ -73,9 +86,14 @@ func (s *Store) get(ctx context.Context, key, name string) (*reader, error) {
 // open asks for the bytes from r.at on. The first time it learns the object's size.
 func (r *reader) open() error {
 	var opts minio.GetObjectOptions
-	first := r.size < 0
-	if r.at > 0 {
-		opts.Set("Range", "bytes="+strconv.FormatInt(r.at, 10)+"-")
+	first, until := r.size < 0, r.until
+	ranged := r.at > 0 || until > 0
+	if ranged {
+		asked := "bytes=" + strconv.FormatInt(r.at, 10) + "-"
+		if until > 0 {
+			asked += strconv.FormatInt(until-1, 10)
+		}
+		opts.Set("Range", asked)
 	}
 	if r.etag != "" {
 		if err := opts.SetMatchETag(r.etag); err != nil {
@@ -86,7 +104,7 @@ func (r *reader) open() error {
 		// The body outlives this call, and so must its context.
 		own, cancel := context.WithCancelCause(r.ctx)
 		stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-		body, info, header, err := r.store.client.GetObject(own, r.store.bucket, r.name, opts)
+		body, info, header, err := r.store.fetcher.GetObject(own, r.store.bucket, r.name, opts)
 		stopped := !stop()
 		if err == nil && stopped {
 			_ = body.Close()
@@ -98,8 +116,8 @@ func (r *reader) open() error {
 		}
 		s := &stream{body: body, at: r.at, cancel: cancel}
 		size := info.Size
-		if r.at > 0 {
-			if size, err = rangeSize(header.Get("Content-Range"), r.at, info.Size); err != nil {
+		if ranged {
+			if size, err = rangeSize(header.Get("Content-Range"), r.at, until, info.Size); err != nil {
 				s.close()
 				return err
 			}
@@ -108,17 +126,22 @@ func (r *reader) open() error {
 			s.close()
 			return fmt.Errorf("the store says that the object has %d bytes, not %d", size, r.size)
 		}
-		r.size, r.etag, r.stream = size, info.ETag, s
+		s.end = r.at + info.Size
+		r.size, r.etag, r.stream, r.until = size, info.ETag, s, 0
 		return nil
 	})
 }
 
-// rangeSize returns the size of an object of which n bytes from a place to the end are given.
-func rangeSize(header string, from, n int64) (int64, error) {
+// rangeSize returns the size of an object of which n bytes are given, from one place to another, or to the end if that is 0.
+func rangeSize(header string, from, until, n int64) (int64, error) {
 	of, total, ok := strings.Cut(strings.TrimPrefix(header, "bytes "), "/")
 	size, err := strconv.ParseInt(total, 10, 64)
-	if !ok || err != nil || of != fmt.Sprintf("%d-%d", from, size-1) || n != size-from {
-		return 0, fmt.Errorf("the store answered the range %q of %d bytes to a request for those from %d on", header, n, from)
+	end := size
+	if until > 0 {
+		end = min(until, size)
+	}
+	if !ok || err != nil || of != fmt.Sprintf("%d-%d", from, end-1) || n != end-from {
+		return 0, fmt.Errorf("the store answered the range %q of %d bytes to a request for those from %d to %d (0 for all)", header, n, from, until)
 	}
 	return size, nil
 }
@@ -127,39 +150,95 @@ func rangeSize(header string, from, n int64) (int64, error) {
 func (r *reader) Size() int64 { return r.size }
 
 // Read implements io.Reader.
-func (r *reader) Read(p []byte) (int, error) {
-	if r.closed {
-		return 0, os.ErrClosed
-	}
-	if r.at >= r.size {
-		return 0, io.EOF
-	}
-	if len(p) == 0 {
+func (r *reader) Read(p []byte) (n int, err error) {
+	if len(p) == 0 && !r.closed && r.at < r.size {
 		return 0, nil
 	}
+	err = r.next(func(s *stream) (bool, error) {
+		err := s.within(r.store.opts.Stall, func() (err error) {
+			n, err = s.body.Read(p[:min(int64(len(p)), s.end-r.at)])
+			return err
+		})
+		r.took(int64(n))
+		return n > 0, err
+	})
+	return n, err
+}
+
+// tapped is a body that tells where its bytes are.
+type tapped interface {
+	arrived() (*net.TCPConn, int64, error)
+	took(n int64)
+}
+
+// Arrived waits for bytes that can be taken from a connection to the store, and returns how many there are; or no connection if Read is
+// to be called instead. What is taken is told with Took before anything else is called.
+func (r *reader) Arrived() (conn *net.TCPConn, n int64, err error) {
+	if r.at >= r.size {
+		return nil, 0, nil
+	}
+	err = r.next(func(s *stream) (bool, error) {
+		body, ok := s.body.(tapped)
+		if !ok {
+			return true, nil
+		}
+		err := s.within(r.store.opts.Stall, func() (err error) {
+			conn, n, err = body.arrived()
+			return err
+		})
+		return err == nil, err
+	})
+	return conn, n, err
+}
+
+// Took tells that n bytes were taken from the connection that Arrived returned and are where they should be. If more were taken, the
+// connection is of no use any more; what follows the n bytes is asked for again.
+func (r *reader) Took(n int64, more bool) {
+	r.took(n)
+	if more {
+		r.drop()
+	} else {
+		r.stream.body.(tapped).took(n)
+	}
+}
+
+// took moves on by n bytes, which the body has given.
+func (r *reader) took(n int64) {
+	r.at += n
+	r.stream.at += n
+}
+
+// next calls get until it is true, each time with a body whose next byte is the one that is read next. When a body breaks
+// off, it asks for the rest.
+func (r *reader) next(get func(*stream) (bool, error)) error {
+	if r.closed {
+		return os.ErrClosed
+	}
+	if r.at >= r.size {
+		return io.EOF
+	}
 	for {
-		if r.stream != nil && r.stream.at != r.at {
+		if r.stream != nil && (r.stream.at != r.at || r.stream.at == r.stream.end) {
 			r.drop()
 		}
 		if r.stream == nil {
 			if err := r.open(); err != nil {
-				return 0, fmt.Errorf("read object %s: %w", r.key, err)
+				return fmt.Errorf("read object %s: %w", r.key, err)
 			}
 		}
 		start := time.Now()
-		n, err := r.stream.read(p[:min(int64(len(p)), r.size-r.at)], r.store.opts.Stall)
-		r.at += int64(n)
+		got, err := get(r.stream)
 		if err != nil {
 			r.drop()
 		}
-		if n > 0 {
-			return n, nil
+		if got {
+			return nil
 		}
 		if err == nil {
 			continue
 		}
 		if err := r.broke(time.Since(start), err); err != nil {
-			return 0, fmt.Errorf("read object %s: %w", r.key, err)
+			return fmt.Errorf("read object %s: %w", r.key, err)
 		}
 	}
 }
@@ -186,8 +265,8 @@ func (r *reader) broke(took time.Duration, err error) error {
 	return nil
 }
 
-// read reads from the body, but does not wait longer than stall.
-func (s *stream) read(p []byte, stall time.Duration) (int, error) {
+// within calls f, and breaks the body off if that takes longer than stall.
+func (s *stream) within(stall time.Duration, f func() error) error {
 	stalled := false
 	done := make(chan struct{})
 	timer := time.AfterFunc(stall, func() {
@@ -195,15 +274,14 @@ func (s *stream) read(p []byte, stall time.Duration) (int, error) {
 		close(done)
 		s.cancel(errStalled)
 	})
-	n, err := s.body.Read(p)
+	err := f()
 	if !timer.Stop() {
 		<-done
 	}
-	s.at += int64(n)
 	if err != nil && stalled {
 		err = errStalled
 	}
-	return n, err
+	return err
 }
 
 func (r *reader) drop() {

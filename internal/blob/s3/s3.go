@@ -24,6 +24,8 @@
 // is sent with a checksum that the store verifies. A request that failed is made again, whole, under the same name
 // or part number, so nothing is ever there twice; what it holds when the answer is lost is looked up.
 //
+// Objects are fetched by plain where there is no TLS, so that their bytes need not come into this process.
+//
 // The store must be consistent, as S3 has been since 2020: what was answered is seen by everybody. Nobody else writes
 // below the prefix. Versions of objects are not removed.
 package s3
@@ -120,9 +122,11 @@ type Store struct {
 	opts        Options
 	bucket      string
 	client      minio.Core
+	fetcher     minio.Core    // of objects
 	public      *minio.Client // signs what clients ask for
 	credentials *credentials.Credentials
 	transport   *http.Transport
+	getter      getter             // of objects
 	sse         encrypt.ServerSide // nil for none
 	layout      layout
 	chunks      chunkPool
@@ -139,6 +143,8 @@ type Store struct {
 var (
 	_ blob.Store      = (*Store)(nil)
 	_ blob.Redirector = (*Store)(nil)
+
+	_ blob.RangeOpener = (*Store)(nil)
 )
 
 // Open returns the store in a bucket. It makes no request: Check tells whether the bucket can be used.
@@ -188,12 +194,16 @@ func (s *Store) open() error {
 		return err
 	}
 	s.credentials = newCredentials(*o)
-	client, err := s.newClient(o.Endpoint)
+	s.getter = newGetter(s.transport)
+	client, err := s.newClient(o.Endpoint, s.transport)
 	if err != nil {
 		return err
 	}
 	s.client = minio.Core{Client: client}
-	if s.public, err = s.newClient(o.PublicEndpoint); err != nil {
+	if s.fetcher.Client, err = s.newClient(o.Endpoint, s.getter); err != nil {
+		return err
+	}
+	if s.public, err = s.newClient(o.PublicEndpoint, s.transport); err != nil {
 		return err
 	}
 	host := client.EndpointURL().Hostname()
@@ -206,6 +216,12 @@ func (s *Store) open() error {
 	}
 	s.layout = layout{uniform: o.PartSize}
 	return nil
+}
+
+// getter is an HTTP client for GET requests. The bodies of its answers may be tapped.
+type getter interface {
+	http.RoundTripper
+	CloseIdleConnections()
 }
 
 // newTransport returns the HTTP client of the bucket. It is for HTTP/1.1: S3 has no other, and connections of
@@ -235,7 +251,7 @@ func newTransport(caFile string) (*http.Transport, error) {
 	}, nil
 }
 
-func (s *Store) newClient(endpoint string) (*minio.Client, error) {
+func (s *Store) newClient(endpoint string, transport http.RoundTripper) (*minio.Client, error) {
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" || u.User != nil || u.RawQuery != "" {
 		return nil, errors.New("an endpoint is not of the form https://HOST or http://HOST:PORT")
@@ -250,7 +266,7 @@ func (s *Store) newClient(endpoint string) (*minio.Client, error) {
 	return minio.New(u.Host, &minio.Options{
 		Creds:        s.credentials,
 		Secure:       u.Scheme == "https",
-		Transport:    s.transport,
+		Transport:    transport,
 		Region:       s.opts.Region, // so that it is never asked for
 		BucketLookup: lookup,
 		MaxRetries:   1, // do retries
@@ -258,7 +274,10 @@ func (s *Store) newClient(endpoint string) (*minio.Client, error) {
 }
 
 // Close closes the connections that nobody uses. Readers and uploads can go on, and so can the Store.
-func (s *Store) Close() { s.transport.CloseIdleConnections() }
+func (s *Store) Close() {
+	s.transport.CloseIdleConnections()
+	s.getter.CloseIdleConnections()
+}
 
 // object returns the name of key's object. It fails with blob.ErrNotFound if key is not a clean relative path.
 func (s *Store) object(key string) (string, error) {

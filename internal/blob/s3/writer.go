@@ -293,7 +293,7 @@ func (w *writer) load(ctx context.Context) error {
 
 // readInto appends the first n bytes of an object to b.
 func (s *Store) readInto(ctx context.Context, b *buffer, name string, n int64) error {
-	r, err := s.get(ctx, name, name)
+	r, err := s.get(ctx, name, name, 0, 0)
 	if err != nil {
 		return err
 	}

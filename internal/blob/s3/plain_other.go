@@ -1,0 +1,7 @@
+//go:build !linux
+
+package s3
+
+import "net/http"
+
+func newGetter(t *http.Transport) getter { return t }
