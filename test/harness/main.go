@@ -18,6 +18,8 @@ func Main(m *testing.M, closers ...func() error) int {
 			os.Unsetenv(name)
 		}
 	}
+	// A program built with the race detector sleeps a second when it ends, unless it is told not to.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	code := m.Run()
 	for _, c := range append(closers, binary.Close) {
 		if err := c(); err != nil {
