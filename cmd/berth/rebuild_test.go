@@ -118,16 +118,20 @@ func bucketConfig(t *testing.T, data, database string) string {
 
 // TestRebuild kills a server while clients push, takes its database away, and makes another one of what is in the storage.
 func TestRebuild(t *testing.T) {
+	t.Parallel()
 	t.Run("folder", func(t *testing.T) {
+		t.Parallel()
 		data := filepath.Join(t.TempDir(), "data")
 		testRebuild(t, harness.Settings{Args: []string{"--data", data}}, "--data", data, func() { loseSQLite(t, data) })
 	})
 	t.Run("bucket", func(t *testing.T) {
+		t.Parallel()
 		data := filepath.Join(t.TempDir(), "data")
 		config := bucketConfig(t, data, "")
 		testRebuild(t, harness.Settings{Args: []string{"--config", config, "--data", data}}, "--config", config, func() { loseSQLite(t, data) })
 	})
 	t.Run("cluster", func(t *testing.T) {
+		t.Parallel()
 		config := bucketConfig(t, "", service.Postgres(t).URL)
 		testRebuild(t, harness.Settings{Args: []string{"--config", config, "--data", ""}}, "--config", config, func() {
 			old, err := os.ReadFile(config)
