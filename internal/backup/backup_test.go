@@ -88,6 +88,7 @@ func hence() time.Time { return time.Now().Add(2 * time.Hour) }
 
 // Each set is restored as the registry was, wherever either is; an object is copied once; what no set has goes with a prune.
 func TestBackup(t *testing.T) {
+	t.Parallel()
 	world.Everywhere(t, func(t *testing.T, newDB func(testing.TB) *meta.DB, store blob.Store) {
 		w := world.Serve(t, newDB(t), store, true)
 		target := world.Folder(t)
@@ -184,6 +185,7 @@ func collect(t testing.TB, w *world.World) error {
 
 // A set made while clients push and delete and the collector is at work is whole.
 func TestBackupBesideChanges(t *testing.T) {
+	t.Parallel()
 	world.EachDatabase(t, func(t *testing.T, newDB func(testing.TB) *meta.DB) {
 		w := world.Serve(t, newDB(t), world.Folder(t), true)
 		w.Fill(0)
@@ -230,6 +232,7 @@ func TestBackupBesideChanges(t *testing.T) {
 
 // The collector deletes no bytes while a backup runs, and those afterwards.
 func TestHold(t *testing.T) {
+	t.Parallel()
 	w := world.Serve(t, world.SQLite(t), world.Folder(t), true)
 	d := w.Push("a/b", []byte("bytes"))
 	b, err := w.DB.Blob(t.Context(), "a/b", d.Digest)
@@ -251,6 +254,7 @@ func TestHold(t *testing.T) {
 
 // A run that breaks off at any step leaves a backup with the sets that it had, and the next one is as if there had been none.
 func TestBackupFaults(t *testing.T) {
+	t.Parallel()
 	w := world.Serve(t, world.SQLite(t), world.Folder(t), true)
 	target := world.Folder(t)
 	for i := range 8 {
@@ -307,6 +311,7 @@ func TestBackupFaults(t *testing.T) {
 
 // What a run that was cut off has copied is not copied again.
 func TestBackupGoesOn(t *testing.T) {
+	t.Parallel()
 	w := world.Serve(t, world.SQLite(t), world.Folder(t), true)
 	target := world.Folder(t)
 	for i := range 20 {
@@ -329,6 +334,7 @@ func TestBackupGoesOn(t *testing.T) {
 
 // Bytes that the registry has lost are named, and the rest is in the set; damage of the backup is found.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	world.EachDatabase(t, func(t *testing.T, newDB func(testing.TB) *meta.DB) {
 		w := world.Serve(t, newDB(t), world.Folder(t), true)
 		target := world.Folder(t)
@@ -404,6 +410,7 @@ func (l *late) Documents(ctx context.Context, prefix string) iter.Seq2[blob.Docu
 
 // A prune takes nothing from a set that is finished while it looks around, nor what that has from a run that broke off.
 func TestPruneBesideCreate(t *testing.T) {
+	t.Parallel()
 	w := world.Serve(t, world.SQLite(t), world.Folder(t), true)
 	target := world.Folder(t)
 	w.Push("a/b", []byte("first"))
@@ -425,6 +432,7 @@ func TestPruneBesideCreate(t *testing.T) {
 
 // Where the newest set or a note is damaged, backups go on with what is whole.
 func TestDamagedSet(t *testing.T) {
+	t.Parallel()
 	w := world.Serve(t, world.SQLite(t), world.Folder(t), true)
 	target := world.Folder(t)
 	w.Fill(0)
@@ -448,6 +456,7 @@ func TestDamagedSet(t *testing.T) {
 
 // How far a run is can be seen while it goes on.
 func TestProgress(t *testing.T) {
+	t.Parallel()
 	w := world.Serve(t, world.SQLite(t), world.Folder(t), true)
 	for i := range 300 {
 		w.Push("a/b", fmt.Append(nil, "blob ", i))
@@ -464,6 +473,7 @@ func TestProgress(t *testing.T) {
 
 // A source gives the bytes of blobs from the newest set that has them, and again after it was closed.
 func TestSource(t *testing.T) {
+	t.Parallel()
 	w := world.Serve(t, world.SQLite(t), world.Folder(t), true)
 	target := world.Folder(t)
 	opened := 0
@@ -514,6 +524,7 @@ func TestSource(t *testing.T) {
 
 // A blob whose object in the backup is found damaged is copied anew for the next set, once.
 func TestDamagedObject(t *testing.T) {
+	t.Parallel()
 	w := world.Serve(t, world.SQLite(t), world.Folder(t), true)
 	target := world.Folder(t)
 	w.Fill(0)
@@ -559,6 +570,7 @@ func (m *mending) Open(ctx context.Context, key string) (blob.Reader, error) {
 
 // Bytes that are missing when they are to be copied, and are pushed again at this moment, are in the set.
 func TestReplacedMeanwhile(t *testing.T) {
+	t.Parallel()
 	w := world.Serve(t, world.SQLite(t), world.Folder(t), true)
 	target := world.Folder(t)
 	d := w.Push("a/b", []byte("layer"))

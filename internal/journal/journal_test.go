@@ -16,6 +16,7 @@ import (
 
 // A database is made again from the journal alone, and again from the journal that it then goes on with.
 func TestRebuild(t *testing.T) {
+	t.Parallel()
 	world.Everywhere(t, func(t *testing.T, newDB func(testing.TB) *meta.DB, store blob.Store) {
 		db := newDB(t)
 		for round := range 3 {
@@ -45,6 +46,7 @@ func TestRebuild(t *testing.T) {
 
 // What was there before the journal began is in its checkpoint, also if it is written in many parts while changes go on.
 func TestCheckpointBesideChanges(t *testing.T) {
+	t.Parallel()
 	world.Everywhere(t, func(t *testing.T, newDB func(testing.TB) *meta.DB, store blob.Store) {
 		db := newDB(t)
 		w := serve(t, db, store)
@@ -108,6 +110,7 @@ func forget(t testing.TB, db *meta.DB) {
 // An export, a checkpoint or a merge that breaks off at any step, before or after it has had an effect, is made again by a process that knows
 // nothing of it, and nothing is lost.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	world.EachDatabase(t, func(t *testing.T, newDB func(testing.TB) *meta.DB) {
 		store := world.Folder(t)
 		db := newDB(t)
@@ -165,6 +168,7 @@ func TestFaults(t *testing.T) {
 
 // A rebuild that breaks off at any step is begun again and ends as if it had been made once. Until then nothing can be done with the database.
 func TestRebuildFaults(t *testing.T) {
+	t.Parallel()
 	world.EachDatabase(t, func(t *testing.T, newDB func(testing.TB) *meta.DB) {
 		store := world.Folder(t)
 		db := newDB(t)
@@ -226,6 +230,7 @@ func (c *cutting) Stat(ctx context.Context, key string) (int64, error) {
 
 // Two that write at the same time do each other no harm, nor does one that is late.
 func TestTwoWriters(t *testing.T) {
+	t.Parallel()
 	world.EachDatabase(t, func(t *testing.T, newDB func(testing.TB) *meta.DB) {
 		store := world.Folder(t)
 		db := newDB(t)
@@ -279,6 +284,7 @@ func TestTwoWriters(t *testing.T) {
 
 // A database that is lost is not mistaken for a new registry, nor one that is put back from a copy for the newest state.
 func TestOtherDatabase(t *testing.T) {
+	t.Parallel()
 	store := world.Folder(t)
 	db := world.SQLite(t)
 	w := serve(t, db, store)
@@ -340,6 +346,7 @@ func mustEncode(t testing.TB, records ...meta.JournalRecord) []byte {
 
 // What is lost of bytes and of the journal is named, and the rest comes back.
 func TestLosses(t *testing.T) {
+	t.Parallel()
 	world.EachDatabase(t, func(t *testing.T, newDB func(testing.TB) *meta.DB) {
 		store := world.Folder(t)
 		db := newDB(t)
@@ -403,6 +410,7 @@ func TestLosses(t *testing.T) {
 
 // Bytes that were broken and have been pushed again are in another object, in all repositories that have the blob.
 func TestReplacedBytes(t *testing.T) {
+	t.Parallel()
 	world.EachDatabase(t, func(t *testing.T, newDB func(testing.TB) *meta.DB) {
 		store := world.Folder(t)
 		db := newDB(t)
