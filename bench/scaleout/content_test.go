@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sys/unix"
 
 	"github.com/berthregistry/berth/bench/report"
 	"github.com/berthregistry/berth/test/service"
@@ -88,13 +89,22 @@ func TestContent(t *testing.T) {
 		db   *service.Database
 	}
 	var registries []registry
+	// Memory as the manual of PostgreSQL advises for a server of its own with 16 GiB; it begins with 128 MiB, whatever the machine has.
+	cluster := service.NewPostgres(t)
+	for _, set := range []string{"shared_buffers = '4GB'", "max_wal_size = '16GB'"} {
+		cluster.Exec(t, "postgres", "ALTER SYSTEM SET "+set)
+	}
+	cluster.Restart(t, "fast")
 	for _, n := range []int{repositories / 100, repositories} {
-		db, bucket := service.Postgres(t), service.S3(t)
+		db, bucket := cluster.Database(t), service.S3(t)
 		// The node makes the schema.
 		node := startNode(t, db, bucket, "BERTH_COLLECTION_INTERVAL=2s", "BERTH_COLLECTION_GRACE=1s", "BERTH_SCRUB_INTERVAL=0s", "BERTH_STORAGE_S3_REDIRECT=off")
 		fill(t, db.URL, n)
 		registries = append(registries, registry{node, n, db})
 	}
+	// What was filled in is written first, so that nothing of that goes on meanwhile.
+	cluster.Exec(t, "postgres", "CHECKPOINT")
+	unix.Sync()
 	pushed := 0
 	name := func(r registry, i int) string { return fmt.Sprintf("org%d/app%d", (i-1)/repositorySh%1000, i) }
 	pick := func(r registry, i int) int { return 1 + i*7919%r.n }

@@ -89,14 +89,12 @@ func (r *request) parseFields(s string) bool {
 		if name == "" || rest[0] != ':' {
 			return false
 		}
-		end := 1
-		for end < len(rest) && (rest[end] >= ' ' && rest[end] != 0x7f || rest[end] == '\t') {
-			end++
-		}
-		value := strings.Trim(rest[1:end], " \t")
-		if s, _ = strings.CutPrefix(rest[end:], "\r\n"); len(s) == len(rest)-end {
+		end := strings.Index(rest, "\r\n")
+		if end < 0 || !isFieldValue(rest[1:end]) {
 			return false
 		}
+		value := strings.Trim(rest[1:end], " \t")
+		s = rest[end+2:]
 		name = http.CanonicalHeaderKey(name)
 		switch name {
 		case "Host":
@@ -131,6 +129,31 @@ func isAlphanumeric(c byte) bool {
 // isToken tells whether c may be in a field's name (RFC 9110, section 5.6.2).
 func isToken(c byte) bool {
 	return isAlphanumeric(c) || strings.IndexByte("-!#$%&'*+.^_`|~", c) >= 0
+}
+
+// isFieldValue tells whether s has none of the control characters that a field's value must not have (RFC 9110, section 5.5). It looks
+// at eight bytes at once, because tokens are long.
+func isFieldValue(s string) bool {
+	const ones = 0x0101010101010101
+	for len(s) >= 8 {
+		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		del := x ^ 0x7f*ones
+		// The highest bit of each byte that is below 0x20, or 0x7f; and of some after it, which are then looked at for nothing.
+		if ((x-0x20*ones)&^x|(del-ones)&^del)&(0x80*ones) != 0 && !areFieldBytes(s[:8]) {
+			return false
+		}
+		s = s[8:]
+	}
+	return areFieldBytes(s)
+}
+
+func areFieldBytes(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 // isHost tells whether s has only what host names, addresses and ports are made of, and something.

@@ -65,3 +65,21 @@ func TestParseSharesNothing(t *testing.T) {
 		t.Error("the base has changed")
 	}
 }
+
+// Every byte, at every place of a value.
+func TestFieldValue(t *testing.T) {
+	for c := range 256 {
+		allowed := c >= ' ' && c != 0x7f || c == '\t'
+		for length := 1; length <= 17; length++ {
+			for at := range length {
+				for _, other := range []byte{'a', '\t', 0xff} {
+					b := bytes.Repeat([]byte{other}, length)
+					b[at] = byte(c)
+					if got := isFieldValue(string(b)); got != allowed {
+						t.Fatalf("%q: %v", b, got)
+					}
+				}
+			}
+		}
+	}
+}

@@ -25,10 +25,7 @@ type cache struct {
 	seed     maphash.Seed
 	versions [stripes]atomic.Uint64 // by hash of the repository's name
 	rights   atomic.Uint64          // of everything that access.Facts are made of, repositories aside
-
-	mu    sync.Mutex
-	lru   *simplelru.LRU[cacheKey, cacheEntry]
-	bytes int
+	entries  bounded[cacheKey, cacheEntry]
 }
 
 type cacheKey struct {
@@ -51,18 +48,9 @@ const (
 type cacheEntry struct {
 	version uint64
 	value   any // *Manifest, *Blob, *access.Facts or *policy.Set
-	cost    int
 }
 
-func newCache() *cache {
-	c := &cache{seed: maphash.MakeSeed()}
-	lru, err := simplelru.NewLRU(cacheBytes/entryCost, func(_ cacheKey, e cacheEntry) { c.bytes -= e.cost })
-	if err != nil {
-		panic(err) // the size is a positive constant
-	}
-	c.lru = lru
-	return c
-}
+func newCache() *cache { return &cache{seed: maphash.MakeSeed()} }
 
 func (c *cache) counter(r oci.Repository) *atomic.Uint64 {
 	return &c.versions[maphash.String(c.seed, string(r))%stripes]
@@ -87,9 +75,7 @@ func (c *cache) get(k cacheKey) (any, bool) {
 		return nil, false
 	}
 	v := c.version(k)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e, ok := c.lru.Get(k)
+	e, ok := c.entries.get(k)
 	if !ok || e.version != v {
 		return nil, false
 	}
@@ -100,13 +86,45 @@ func (c *cache) put(k cacheKey, version uint64, value any, body int) {
 	if c == nil || body > cacheMaxBody {
 		return
 	}
-	cost := entryCost + body
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.lru.Remove(k) // so that the cost of what it replaces is given back
-	c.lru.Add(k, cacheEntry{version, value, cost})
-	c.bytes += cost
-	for c.bytes > cacheBytes {
-		c.lru.RemoveOldest()
+	c.entries.put(k, cacheEntry{version, value}, entryCost+body)
+}
+
+// bounded remembers what was asked for last, in cacheBytes at most. The zero value is empty.
+type bounded[K comparable, V any] struct {
+	mu    sync.Mutex
+	lru   *simplelru.LRU[K, costing[V]]
+	bytes int
+}
+
+type costing[V any] struct {
+	value V
+	cost  int
+}
+
+func (b *bounded[K, V]) get(k K) (v V, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.lru == nil {
+		return v, false
+	}
+	e, ok := b.lru.Get(k)
+	return e.value, ok
+}
+
+// put remembers a value that takes about cost bytes, entryCost or more.
+func (b *bounded[K, V]) put(k K, v V, cost int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.lru == nil {
+		var err error
+		if b.lru, err = simplelru.NewLRU(cacheBytes/entryCost, func(_ K, e costing[V]) { b.bytes -= e.cost }); err != nil {
+			panic(err) // the size is a positive constant
+		}
+	}
+	b.lru.Remove(k) // so that the cost of what it replaces is given back
+	b.lru.Add(k, costing[V]{v, cost})
+	b.bytes += cost
+	for b.bytes > cacheBytes {
+		b.lru.RemoveOldest()
 	}
 }

@@ -10,14 +10,14 @@ func TestSQLiteCacheIsBounded(t *testing.T) {
 	fill := func(n, body int) {
 		for i := range n {
 			c.put(cacheKey{repository: "r", ref: fmt.Sprint(i)}, c.version(cacheKey{repository: "r"}), i, body)
-			if c.bytes > cacheBytes {
-				t.Fatalf("%d bytes after %d entries of %d", c.bytes, i, body)
+			if c.entries.bytes > cacheBytes {
+				t.Fatalf("%d bytes after %d entries of %d", c.entries.bytes, i, body)
 			}
 		}
 	}
 	sum := func() (bytes int) {
-		for _, k := range c.lru.Keys() {
-			e, _ := c.lru.Peek(k)
+		for _, k := range c.entries.lru.Keys() {
+			e, _ := c.entries.lru.Peek(k)
 			bytes += e.cost
 		}
 		return bytes
@@ -28,8 +28,8 @@ func TestSQLiteCacheIsBounded(t *testing.T) {
 	for range 3 {
 		fill(100, 1000) // replaces entries
 	}
-	if got := sum(); got != c.bytes || got < cacheBytes/2 {
-		t.Errorf("the entries have %d bytes, the cache counts %d", got, c.bytes)
+	if got := sum(); got != c.entries.bytes || got < cacheBytes/2 {
+		t.Errorf("the entries have %d bytes, the cache counts %d", got, c.entries.bytes)
 	}
 	if _, ok := c.get(cacheKey{repository: "r", ref: "99"}); !ok {
 		t.Error("the newest entry is not there")

@@ -65,7 +65,8 @@ type Stats struct {
 type DB struct {
 	engine engine
 	dialect
-	cache *cache // nil where others may change the database
+	cache *cache      // nil where others may change the database
+	known *knownFacts // nil where cache is not
 
 	// read is for reading with SQLite. With PostgreSQL it is a view of the pool, for what needs a connection for long.
 	read *sql.DB

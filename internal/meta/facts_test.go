@@ -1,215 +1,182 @@
 package meta
 
 import (
-	"fmt"
-	"reflect"
-	"slices"
-	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/berthregistry/berth/internal/access"
 	"github.com/berthregistry/berth/internal/oci"
+	"github.com/berthregistry/berth/test/service"
 )
 
-// Rights come by accounts, teams and groups, in an organization and everywhere, and go with them.
-func TestFacts(t *testing.T) {
-	db := newDB(t)
+// What a node remembers of rights it answers with one statement, as long as nobody anywhere has changed any.
+func TestPostgresKnownFacts(t *testing.T) {
+	d := service.Postgres(t)
+	other, db := openDB(t, d.URL), openDB(t, d.URL)
 	ctx := t.Context()
-	acme, other := organization(t, db, "acme"), organization(t, db, "other")
-	ann := users(t, db, "bob", "ann")
-	newTeam(t, db, "acme", "devs")
-	newTeam(t, db, "other", "devs")
-	must(t, db.AddTeamMember(ctx, "acme", "devs", "ann"))
-	must(t, db.AddTeamMember(ctx, "acme", "devs", "ann")) // again
-	must(t, db.SetTeamGroups(ctx, "other", "devs", "ldap", []string{"g", "g", "h\x00"}))
-	must(t, db.SignedIn(ctx, ann.ID, "ldap", []string{"g", "g"}, at(0)))
-	grant(t, db, roleOf("ann", "acme", access.Reader, "acme/*", "!acme/x"))
-	grant(t, db, roleOf("bob", "acme", access.Owner))
-	grant(t, db, roleOf("ann", "", access.Reader, "public/**"))
-	team := func(in, of string) *Grant {
-		return grant(t, db, &Grant{Organization: in, TeamOrganization: of, Grant: access.Grant{Team: "devs", Actions: access.Push, Tags: access.Patterns{"v*"}}})
-	}
-	team("acme", "")
-	team("acme", "other") // of another organization
-	team("", "other")
-	team("other", "")
-	f, err := db.Facts(ctx, ann.ID, 0, "acme/app")
-	must(t, err)
-	var got []string
-	for _, g := range f.Grants {
-		got = append(got, fmt.Sprintf("%s %v", g.String()[strings.Index(g.String(), " ")+3:], g.Everywhere))
-	}
-	slices.Sort(got)
-	want := []string{
-		"(reader on acme/* !acme/x) false", "(reader on public/**) true",
-		"of team devs (push, tags v*) false", "of team devs (push, tags v*) false", "of team devs (push, tags v*) true",
-	}
-	for i := range got {
-		got[i] = strings.TrimSpace(got[i])
-	}
-	if !slices.Equal(got, want) {
-		t.Errorf("grants are\n%s, want\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-	if f.OrganizationID != acme.ID || f.Exists || f.Public != nil || f.Account.Name != "ann" || f.Lost || f.Credential != nil {
-		t.Errorf("%+v", f)
-	}
-	if f, err = db.Facts(ctx, ann.ID, 0, "other/x"); err != nil || f.OrganizationID != other.ID || len(f.Grants) != 3 {
-		t.Errorf("%+v, %v", f, err)
-	}
-	if f, err = db.Facts(ctx, 0, 0, "nobody/x"); err != nil || f.OrganizationID != 0 || f.Grants != nil || f.Account != nil || f.Lost {
-		t.Errorf("%+v, %v", f, err)
-	}
-	// A credential is its account's only.
-	c := newCredential(t, db, ann.ID, TokenCredential, "x", access.Pull)
-	for _, who := range [][2]int64{{ann.ID - 1, c.ID}, {0, c.ID}, {ann.ID, c.ID + 1}, {ann.ID + 9, 0}} {
-		if f, err = db.Facts(ctx, who[0], who[1], "acme/app"); err != nil || !f.Lost {
-			t.Errorf("%v: %+v, %v", who, f, err)
-		}
-	}
-	teams, err := db.TeamsOf(ctx, ann.ID, 0, 10)
-	if err != nil || len(teams) != 2 || teams[0].Organization+teams[1].Organization != "acmeother" || teams[0].Members != 1 || teams[1].Members != 0 {
-		t.Errorf("%+v, %v", teams, err)
-	}
-	if teams, err = db.TeamsOf(ctx, ann.ID, teams[0].ID, 10); err != nil || len(teams) != 1 {
-		t.Errorf("%+v, %v", teams, err)
-	}
-	if groups, err := db.TeamGroups(ctx, "other", "devs"); err != nil || !slices.Equal(groups, []TeamGroup{{"ldap", "g"}, {"ldap", "h\uFFFD"}}) {
-		t.Errorf("%v, %v", groups, err)
-	}
-	if err := db.SetTeamGroups(ctx, "other", "devs", "ldap", make([]string, MaxTeamGroups+1)); err == nil {
-		t.Error("a team got too many groups")
-	}
-}
-
-// A page of the catalog has what Decide allows for each repository by itself.
-func TestReadableRepositories(t *testing.T) {
-	db := newDB(t)
-	ctx := t.Context()
-	ann := users(t, db, "ann")
-	admin := users(t, db, "admin")
-	must(t, db.ChangeAccount(ctx, "admin", func(a *Account) error { a.Admin = true; return nil }))
-	yes, no := true, false
-	var names []string
-	for _, o := range []string{"acme", "open", "closed", "none"} {
-		for i := range 12 {
-			r := oci.Repository(fmt.Sprintf("%s/app%d", o, i))
-			if i%5 == 4 {
-				r += "-x/y"
-			}
-			image(t, db, r, r)
-			names = append(names, string(r))
-			switch i % 4 {
-			case 1:
-				must(t, db.SetRepositoryPublic(ctx, r, &yes))
-			case 2:
-				must(t, db.SetRepositoryPublic(ctx, r, &no))
-			}
-		}
-	}
-	commit(t, db, "open/empty", digestOf(1), at(0))
-	slices.Sort(names)
-	organization(t, db, "acme")
-	must(t, db.CreateOrganization(ctx, &Organization{Name: "open", Public: true}))
-	organization(t, db, "closed")
-	newTeam(t, db, "closed", "t")
-	must(t, db.AddTeamMember(ctx, "closed", "t", "ann"))
-	grant(t, db, roleOf("ann", "acme", access.Reader, "acme/*", "!acme/app3"))
-	grant(t, db, roleOf("ann", "", access.Reader, "**/app6"))
-	grant(t, db, &Grant{Organization: "closed", Grant: access.Grant{Team: "t", Actions: access.Push | access.Pull, Repositories: access.Patterns{"closed/app1*"}}})
-	narrow := &Credential{Credential: access.Credential{Actions: access.Pull, Repositories: access.Patterns{"acme/app1*", "*/app6"}}, Kind: TokenCredential}
-	must(t, db.AddCredential(ctx, ann.ID, narrow, []byte("n"), 0))
-	pushOnly := newCredential(t, db, admin.ID, TokenCredential, "p", access.Push)
-	for _, v := range []Viewer{{}, {Account: ann.ID}, {Account: admin.ID}, {Account: ann.ID, Credential: narrow.ID}, {Account: admin.ID, Credential: pushOnly.ID}, {Account: 99}} {
-		for _, term := range []string{"", "app1", "APP", "_", "é"} {
-			want := []string{}
-			for _, name := range names {
-				f, err := db.Facts(ctx, v.Account, v.Credential, oci.Repository(name))
-				must(t, err)
-				if f.Decide(access.Question{Action: access.Pull}).Allowed && strings.Contains(name, strings.ToLower(term)) {
-					want = append(want, name)
-				}
-			}
-			if term == "" && len(want) == len(names) != (v == Viewer{Account: admin.ID}) {
-				t.Errorf("%+v reads %d of %d", v, len(want), len(names))
-			}
-			for _, n := range []int{1, 7, 100} {
-				got := []string{}
-				for after, more := "", true; more; more = after != "" {
-					var page []string
-					var err error
-					page, after, err = db.ReadableRepositories(ctx, v, term, after, n)
-					must(t, err)
-					if len(page) > n {
-						t.Fatalf("a page of %d has %d", n, len(page))
-					}
-					got = append(got, page...)
-				}
-				if !slices.Equal(got, want) {
-					t.Errorf("%+v, %q by %d: %v, want %v", v, term, n, got, want)
-				}
-			}
-		}
-	}
-}
-
-// So many repositories are looked at by one call and no more.
-func TestReadableRepositoriesIsBounded(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs many rows")
-	}
-	db := newDB(t)
-	must(t, db.update(t.Context(), func(t *tx) error {
-		_, err := t.exec(`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20500)
-			INSERT INTO repository (name, created_at, listed) SELECT 'a/' || (100000 + i), 0, 1 FROM n`)
-		return err
-	}))
-	before := db.Stats().Statements
-	names, next, err := db.ReadableRepositories(t.Context(), Viewer{}, "", "", 10)
-	if err != nil || len(names) != 0 || next != "a/120000" || db.Stats().Statements-before != 40 {
-		t.Errorf("%v, %q, %v after %d statements", names, next, err, db.Stats().Statements-before)
-	}
-	if names, next, err = db.ReadableRepositories(t.Context(), Viewer{}, "", next, 10); err != nil || len(names) != 0 || next != "" {
-		t.Errorf("%v, %q, %v", names, next, err)
-	}
-	must(t, db.update(t.Context(), func(t *tx) error { _, err := t.exec(`DELETE FROM repository`); return err }))
-}
-
-// A pull asks a database that others can change once, for the rights and for the manifest.
-func TestFactsAndManifest(t *testing.T) {
-	db := newDB(t)
-	ctx := t.Context()
-	n := image(t, db, "team/app", "a", "t")
-	must(t, db.CreateOrganization(ctx, &Organization{Name: "team", Creation: access.CreationPush, Created: at(0)}))
-	ann := &Account{Source: LocalAccounts, Created: at(0)}
-	ann.Name = "ann"
-	must(t, db.CreateAccount(ctx, ann))
-	must(t, db.AddGrant(ctx, &Grant{Organization: "team", Account: "ann", Grant: access.Grant{Role: access.Reader, Actions: access.Pull}}))
-	for _, tt := range []struct {
-		repository oci.Repository
-		ref        oci.Reference
-		there      bool
-	}{
-		{"team/app", byTag("t"), true},
-		{"team/app", oci.Reference{Digest: n.Digest}, true},
-		{"team/app", byTag("none"), false},
-		{"team/none", byTag("t"), false},
-		{"none", oci.Reference{Digest: n.Digest}, false},
-	} {
-		for _, account := range []int64{0, ann.ID, ann.ID + 1} {
-			want, err := db.Facts(ctx, account, 0, tt.repository)
-			must(t, err)
+	organization(t, other, "team")
+	ann := users(t, other, "ann")
+	grant(t, other, roleOf("ann", "team", access.Reader))
+	elsewhere := &Account{Account: access.Account{Name: "eve"}, Source: "ldap", Subject: "eve", Created: at(0)}
+	must(t, other.CreateAccount(ctx, elsewhere))
+	token := newCredential(t, other, ann.ID, TokenCredential, "token", access.Pull)
+	n := image(t, other, "team/app", "app", "t")
+	last := make(map[oci.Repository]*access.Facts)
+	// asked asks for rights, by themselves and with a manifest, and returns whether they were remembered.
+	asked := func(r oci.Repository) bool {
+		t.Helper()
+		known := last[r]
+		for i, ref := range []oci.Reference{{}, byTag("t"), byDigest(n.Digest)} {
 			before := db.Stats().Statements
-			f, m, err := db.FactsAndManifest(ctx, account, 0, tt.repository, tt.ref)
-			asked := db.Stats().Statements - before
-			if err != nil || !reflect.DeepEqual(f, want) || (m != nil) != tt.there {
-				t.Errorf("%s %s as %d: %+v, %+v, %v", tt.repository, tt.ref, account, f, m, err)
+			var f *access.Facts
+			var m *Manifest
+			var err error
+			if ref == (oci.Reference{}) {
+				f, err = db.Facts(ctx, ann.ID, token.ID, r)
+			} else {
+				f, m, err = db.FactsAndManifest(ctx, ann.ID, token.ID, r, ref)
 			}
-			if m != nil && (m.Digest != n.Digest || string(m.Body) != string(n.Body) || m.Size != int64(len(n.Body)) || m.MediaType != n.Parsed.MediaType) {
-				t.Errorf("%+v", m)
+			must(t, err)
+			if (m != nil) != (ref != (oci.Reference{}) && r == "team/app") || m != nil && m.Digest != n.Digest {
+				t.Errorf("the manifest %s of %s is %+v", ref, r, m)
 			}
-			if !db.embedded() && asked != 1 {
-				t.Errorf("%d statements", asked)
+			// The first question of all is one statement; after a change there is one for the version before.
+			want := int64(1)
+			if i == 0 && known != nil && f != known {
+				want = 2
+			}
+			if got := db.Stats().Statements - before; got != want {
+				t.Errorf("%s %s: %d statements, want %d", r, ref, got, want)
+			}
+			if i > 0 && f != last[r] {
+				t.Errorf("%s %s: rights were read again", r, ref)
+			}
+			last[r] = f
+		}
+		return known == last[r]
+	}
+	both := func() (app, none bool) { return asked("team/app"), asked("team/none") }
+	if app, none := both(); app || none {
+		t.Error("it was known before it was asked for")
+	}
+	public := true
+	for _, tt := range []struct {
+		name      string
+		do        func() error
+		app, none bool // is known after it
+	}{
+		{"nothing", func() error { return nil }, true, true},
+		{"a push", func() error { image(t, other, "team/other", "other", "t"); return nil }, true, true},
+		{"a token is used", func() error { return other.UsedCredential(ctx, token.ID, "::1", at(1)) }, true, true},
+		{"a sign-in with a password that is kept here", func() error { return other.SignedIn(ctx, ann.ID, LocalAccounts, nil, at(1)) }, true, true},
+		{"a sign-in elsewhere", func() error { return other.SignedIn(ctx, elsewhere.ID, "ldap", nil, at(1)) }, true, true},
+		{"a new account", func() error { users(t, other, "bob"); return nil }, true, true},
+		{"a new token", func() error { newCredential(t, other, ann.ID, TokenCredential, "new", access.Pull); return nil }, true, true},
+		{"a repository is made public", func() error { return other.SetRepositoryPublic(ctx, "team/app", &public) }, false, true},
+		{"a grant of another account", func() error { return other.AddGrant(ctx, roleOf("bob", "team", access.Reader)) }, false, false},
+		{"that account is deleted", func() error { return other.DeleteAccount(ctx, "bob") }, false, false},
+		{"nothing again", func() error { return nil }, true, true},
+		{"tables are emptied", func() error { d.Exec(t, `TRUNCATE access_grant`); return nil }, false, false},
+		{"the database was set back", func() error {
+			d.Exec(t, `UPDATE rights_version SET version = gen_random_uuid()`)
+			return nil
+		}, false, false},
+		{"a version that is not there", func() error { d.Exec(t, `DELETE FROM rights_version`); return nil }, false, false},
+	} {
+		must(t, tt.do())
+		if tt.name == "a version that is not there" {
+			if f, err := db.Facts(ctx, ann.ID, token.ID, "team/app"); err != nil || f == last["team/app"] {
+				t.Errorf("without a version: %v, remembered: %t", err, f == last["team/app"])
+			}
+			continue
+		}
+		if app, none := both(); app != tt.app || none != tt.none {
+			t.Errorf("%s: known are team/app: %t, team/none: %t", tt.name, app, none)
+		}
+	}
+}
+
+// When an account that is kept elsewhere has signed in there is no matter of the others, but of its own rights.
+func TestPostgresKnownSignIn(t *testing.T) {
+	d := service.Postgres(t)
+	other, db := openDB(t, d.URL), openDB(t, d.URL)
+	ctx := t.Context()
+	n := image(t, other, "team/app", "app", "t")
+	eve := &Account{Account: access.Account{Name: "eve"}, Source: "ldap", Subject: "eve", Created: at(0)}
+	must(t, other.CreateAccount(ctx, eve))
+	token := newCredential(t, other, eve.ID, TokenCredential, "token", access.Pull)
+	for i := range int64(3) {
+		must(t, other.SignedIn(ctx, eve.ID, "ldap", nil, at(i)))
+		for range 2 {
+			for _, ref := range []oci.Reference{byTag("t"), byDigest(n.Digest)} {
+				f, m, err := db.FactsAndManifest(ctx, eve.ID, token.ID, "team/app", ref)
+				if err != nil || m == nil || m.Digest != n.Digest || !f.SignedIn.Equal(at(i)) {
+					t.Fatalf("%+v, %+v, %v", f, m, err)
+				}
+			}
+			before := db.Stats().Statements
+			f, err := db.Facts(ctx, eve.ID, token.ID, "team/app")
+			if asked := db.Stats().Statements - before; err != nil || !f.SignedIn.Equal(at(i)) || asked != 1 {
+				t.Fatalf("%+v, %v after %d statements", f, err, asked)
 			}
 		}
 	}
+}
+
+// A right that one node takes away is gone on another, whoever asks there at the same time.
+func TestPostgresRightsGoAtOnce(t *testing.T) {
+	d := service.Postgres(t)
+	one, two := openDB(t, d.URL), openDB(t, d.URL)
+	ctx := t.Context()
+	organization(t, one, "team")
+	ann := users(t, one, "ann")
+	image(t, one, "team/app", "app", "t")
+	var taken atomic.Int64 // how often the right was taken away, and not yet given again: then it is odd
+	var refused, allowed atomic.Int64
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				before := taken.Load()
+				f, _, err := two.FactsAndManifest(ctx, ann.ID, 0, "team/app", byTag("t"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if len(f.Grants) == 0 {
+					refused.Add(1)
+				} else if allowed.Add(1); before%2 == 1 && taken.Load() == before {
+					t.Error("a right was there after it was taken away")
+					return
+				}
+			}
+		})
+	}
+	for range 100 {
+		g := grant(t, one, roleOf("ann", "team", access.Reader))
+		for n := allowed.Load(); allowed.Load() < n+4 && !t.Failed(); { // so that it is remembered
+			f, err := two.Facts(ctx, ann.ID, 0, "team/app")
+			if err != nil || len(f.Grants) != 1 {
+				t.Fatalf("%+v, %v", f, err)
+			}
+		}
+		must(t, one.DeleteGrant(ctx, "team", g.ID))
+		taken.Add(1)
+		for n := refused.Load(); refused.Load() < n+4 && !t.Failed(); {
+			f, err := two.Facts(ctx, ann.ID, 0, "team/app")
+			if err != nil || len(f.Grants) != 0 {
+				t.Fatalf("%+v, %v", f, err)
+			}
+		}
+		taken.Add(1)
+	}
+	close(stop)
+	readers.Wait()
 }

@@ -27,6 +27,7 @@ var leftOut = map[string]string{
 	"journal":            "the target begins its own with everything in it",
 	"damaged_blob":       "tells of objects that stay behind; what cannot be copied is not moved",
 	"verified_blobs":     "tells of objects that stay behind",
+	"rights_version":     "is random, and the target's own",
 	"pull_record":        "the target notes pulls since it was made",
 }
 

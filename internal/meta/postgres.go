@@ -176,7 +176,7 @@ func openPostgres(ctx context.Context, source string, opts Options, readOnly boo
 		return fail(err)
 	}
 	p.view = stdlib.OpenDBFromPool(p.pool)
-	return &DB{engine: p, statements: new(atomic.Int64), rows: new(atomic.Int64), dialect: postgresDialect, read: p.view}, nil
+	return &DB{engine: p, statements: new(atomic.Int64), rows: new(atomic.Int64), dialect: postgresDialect, known: new(knownFacts), read: p.view}, nil
 }
 
 // connectFirst waits until the database can be reached.

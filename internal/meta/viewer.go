@@ -96,15 +96,15 @@ func (db *DB) viewFacts(ctx context.Context, v Viewer, batch []viewed) (map[stri
 	}
 	columns, joins := db.factsOf(v.Account)
 	err := db.query(ctx, func(scan func(...any) error) error {
-		s := factsScan{account: v.Account, credential: v.Credential}
+		s := factsScan{key: factsKey{v.Account, v.Credential, ""}}
 		var organization string
 		if err := scan(append(s.dest(), &organization)...); err != nil {
 			return err
 		}
 		var err error
-		facts[organization], err = s.facts("")
+		facts[organization], err = s.facts()
 		return err
-	}, `SELECT `+columns+`, list.value FROM `+db.list("$3")+joins+`
+	}, `SELECT `+columns+`, list.value FROM `+db.list("$3")+` CROSS JOIN `+db.rightsVersion()+joins+`
 		LEFT JOIN organization o ON o.name = list.value LEFT JOIN repository r ON r.name = ''`,
 		v.Account, v.Credential, jsonOf(organizations))
 	return facts, err

@@ -3,4 +3,4 @@
 package model
 
 // slower is how many times longer a step takes with the race detector.
-const slower = 10
+const slower = 20
