@@ -61,13 +61,14 @@ var allowed = map[string][]string{
 }
 
 // outside says what the packages beside internal and cmd may import, tests included. They drive the
-// built binary and know nothing of what is in it, save where a test looks into the data of a killed server, and the model, which
-// is compared after each of very many steps.
+// built binary and know nothing of what is in it, save where a test looks into the data of a killed server, the model, which
+// is compared after each of very many steps, and the world of tests in internal.
 var outside = map[string][]string{
 	"test/cluster": {"internal/fsck", "internal/oci", "test/harness", "test/service"},
 	"test/crash":   {"internal/fsck", "internal/gc", "internal/meta", "internal/oci", "internal/scrub", "test/harness"},
 	"test/model":   {"internal/access", "internal/admin", "internal/blob", "internal/blob/fs", "internal/fsck", "internal/gc", "internal/meta", "internal/oci", "internal/policy", "internal/registry", "internal/retention", "test/service"},
 	"test/hostile": {"internal/fsck", "internal/oci", "test/harness"},
+	"test/world":   {"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/fsck", "internal/meta", "internal/oci", "internal/registry", "test/service"},
 	"test":         {"test/harness", "test/service"},
 	"bench":        {"bench", "test/harness", "test/service"},
 	// What is measured is between the packages, and would be lost in the time of requests.

@@ -39,6 +39,7 @@ func eventually[S any](t *testing.T, s *harness.Server, noun string, good func(S
 
 // TestBackupOnDemand asks a server on SQLite for a backup while it runs, and has it mend from that what the disk has changed.
 func TestBackupOnDemand(t *testing.T) {
+	t.Parallel()
 	place := filepath.Join(t.TempDir(), "backup")
 	s, err := harness.StartServer(harness.Binary(t), t.TempDir(), harness.Settings{Env: []string{"BERTH_BACKUP_TO=" + place}})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 
 // TestBackup has a server make backups of itself while clients push to it, and restores them; commands are killed again and again.
 func TestBackup(t *testing.T) {
+	t.Parallel()
 	data, place := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "backup")
 	s, err := harness.StartServer(harness.Binary(t), t.TempDir(), harness.Settings{
 		Args: []string{"--data", data}, Env: []string{"BERTH_BACKUP_TO=" + place, "BERTH_BACKUP_INTERVAL=1s", "BERTH_COLLECTION_INTERVAL=1s"},
@@ -83,14 +84,13 @@ func TestBackup(t *testing.T) {
 
 	// A registry of several nodes is backed up beside them, to a bucket.
 	bucket := service.S3(t)
-	t.Setenv("AWS_ACCESS_KEY_ID", bucket.AccessKey)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", bucket.SecretKey)
+	credentials := []string{"AWS_ACCESS_KEY_ID=" + bucket.AccessKey, "AWS_SECRET_ACCESS_KEY=" + bucket.SecretKey}
 	remote := fmt.Sprintf("s3://%s/copies?endpoint=%s&region=%s", bucket.Name, url.QueryEscape(bucket.Endpoint), bucket.Region)
-	if out, err := berthCommand(t, "backup", "create", "--to", remote, "--config", config); err != nil || !strings.HasPrefix(out, "Set ") {
+	if out, err := berthCommandWith(t, credentials, "backup", "create", "--to", remote, "--config", config); err != nil || !strings.HasPrefix(out, "Set ") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	third := filepath.Join(t.TempDir(), "third")
-	if out, err := berthCommand(t, "restore", "--from", remote, "--data", third, "--deep"); err != nil {
+	if out, err := berthCommandWith(t, credentials, "restore", "--from", remote, "--data", third, "--deep"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	pushed.pullAtLeast(t, harness.Start(t, harness.Settings{Args: []string{"--data", third}}))

@@ -66,6 +66,7 @@ func pushLarge(t *testing.T, s *harness.Server, repo, tag string) harness.Image 
 }
 
 func TestCopyInterrupted(t *testing.T) {
+	t.Parallel()
 	s := harness.Start(t, harness.Settings{})
 	image := pushLarge(t, s, "from", "1")
 	begun := make(chan struct{}, 1)
@@ -105,6 +106,7 @@ func TestCopyInterrupted(t *testing.T) {
 }
 
 func TestCopyShowsBarsOnATerminal(t *testing.T) {
+	t.Parallel()
 	script := harness.Need(t, "script") // which makes a terminal
 	s := harness.Start(t, harness.Settings{})
 	image := pushLarge(t, s, "from", "1")

@@ -69,6 +69,7 @@ func as(t *testing.T, home string, args ...string) *exec.Cmd {
 }
 
 func TestSingleSignOn(t *testing.T) {
+	t.Parallel()
 	host := newSSO(t)
 	b := service.NewBrowser(t)
 	p := b.SignIn(b.Open("http://"+host+"/auth/oidc/corp"), "u-1")

@@ -32,6 +32,7 @@ func newSource(t *testing.T) *harness.Server {
 // TestOpenScripts runs the commands that manage a registry on one without access control. Each script has a server of its own:
 // $SERVER is its host, $DATA its data folder. $SOURCE is a server that has team/app:1 and team/app:2.
 func TestOpenScripts(t *testing.T) {
+	t.Parallel()
 	source := newSource(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/open",
@@ -56,6 +57,7 @@ func TestOpenScripts(t *testing.T) {
 // accounts: $SERVER is its host, $SECURE the same with TLS by the certificate in $CERT, $DATA its data folder, $LOG its log and $SETUP the
 // one-time secret there. $OPEN is one of newSource.
 func TestManagementScripts(t *testing.T) {
+	t.Parallel()
 	open := newSource(t)
 	cert := harness.NewCert(t)
 	testscript.Run(t, testscript.Params{

@@ -86,10 +86,16 @@ func (m *movedImages) pull(t *testing.T, s *harness.Server) {
 // berthCommand runs the program. The error is an *exec.ExitError if it failed.
 func berthCommand(t *testing.T, args ...string) (string, error) {
 	t.Helper()
+	return berthCommandWith(t, nil, args...)
+}
+
+// berthCommandWith is berthCommand with more in the environment.
+func berthCommandWith(t *testing.T, env []string, args ...string) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*patience) // of a server that should not start
 	defer cancel()
 	cmd := exec.CommandContext(ctx, harness.Binary(t), args...)
-	cmd.Dir, cmd.Env = t.TempDir(), environ()
+	cmd.Dir, cmd.Env = t.TempDir(), append(environ(), env...)
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), "DATA RACE") || strings.Contains(string(out), "panic:") {
 		t.Errorf("berth %s: %s", strings.Join(args, " "), out)
@@ -162,6 +168,7 @@ func whole(t *testing.T, flag, target string) {
 // TestMove moves a registry from a folder to PostgreSQL and a bucket and on to another folder, while clients push to it and
 // pull from it; the command is killed again and again.
 func TestMove(t *testing.T) {
+	t.Parallel()
 	folder, other, cluster := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "other"), clusterConfig(t)
 	pushed := &movedImages{images: make(map[string]harness.Image)}
 	testMoveFromFolder(t, pushed, folder, cluster)
@@ -293,6 +300,7 @@ func ended() context.Context {
 
 // TestMoveOfDamage tells what to do about blobs that cannot be copied.
 func TestMoveOfDamage(t *testing.T) {
+	t.Parallel()
 	s := harness.Start(t, harness.Settings{})
 	from := filepath.Join(s.Dir, "data")
 	image := harness.Pack(v1.Manifest{}, harness.NewBlob(v1.MediaTypeImageConfig, []byte("{}")))
@@ -317,6 +325,7 @@ func TestMoveOfDamage(t *testing.T) {
 
 // TestMoveOfTheDatabase moves the rows alone: both ends have the same data folder.
 func TestMoveOfTheDatabase(t *testing.T) {
+	t.Parallel()
 	from, to := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "postgres.yaml")
 	text := fmt.Sprintf("database: %q\ndata: %q\n", service.Postgres(t).URL, from)
 	if err := os.WriteFile(to, []byte(text), 0o600); err != nil {

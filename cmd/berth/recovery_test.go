@@ -26,6 +26,7 @@ var recoveryRounds = 1
 // TestRecoveryKilled kills, at any moment, a server that journals and backs up while clients change its content, then backups, restores and
 // rebuilds. Run again, each ends as if it had run once, and everything is compared.
 func TestRecoveryKilled(t *testing.T) {
+	harness.Binary(t)               // which other tests use, too, so it is not made in the folder of this one
 	t.Setenv("TMPDIR", t.TempDir()) // where what is killed leaves files
 	data, place := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "backup")
 	s, err := harness.StartServer(harness.Binary(t), t.TempDir(), harness.Settings{

@@ -18,6 +18,7 @@ import (
 
 // A server carries out policies by itself, never more than the limit at a time, with an entry in the audit log for all that goes.
 func TestScheduledRetention(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s, err := harness.StartServer(harness.Binary(t), dir, harness.Settings{Env: []string{"BERTH_RETENTION_INTERVAL=0s"}})
 	if err != nil {

@@ -44,6 +44,7 @@ func (m testMain) Run() int {
 // $BERTH_REGISTRY and $OTHER are servers, $SECURE is one with TLS whose certificate is in
 // $CERT, $GUARDED is the first behind a password, $MUTUAL wants certificates of clients, which are in $CERTS as those of alice.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	first := harness.Start(t, harness.Settings{})
 	other := harness.Start(t, harness.Settings{})
 	cert := harness.NewCert(t)

@@ -19,6 +19,7 @@ import (
 
 // TestServe runs the real binary, signals included.
 func TestServe(t *testing.T) {
+	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "berth")
 	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)

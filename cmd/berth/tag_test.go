@@ -67,6 +67,7 @@ func list(t *testing.T, args ...string) (lines int, peak int64) {
 
 // However many tags a repository has, they are printed as they come.
 func TestTagListMemory(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("the unit of Maxrss is Linux's")
 	}
@@ -100,6 +101,7 @@ func TestTagListMemory(t *testing.T) {
 
 // --quiet asks for nothing but the list.
 func TestTagListQuietRequests(t *testing.T) {
+	t.Parallel()
 	s := harness.Start(t, harness.Settings{})
 	harness.NewAPI(t, s).PushImage("one", "a", harness.NewImage("amd64", nil))
 	tap := harness.NewTap(t, s.Addr)

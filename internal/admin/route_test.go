@@ -2,6 +2,8 @@ package admin
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -186,13 +188,25 @@ var routeTests = []struct {
 
 // TestRoutes asks for everything as everybody: first as those who may not, and that changes nothing, since those who may come after them.
 func TestRoutes(t *testing.T) {
+	// Each route has a database of its own, which begins as this one.
+	file := filepath.Join(t.TempDir(), "berth.db")
+	var callers map[string]who
+	var replace *strings.Replacer
+	t.Run("cast", func(t *testing.T) { callers, replace = cast(newNode(t, file)) })
+	database, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
 	covered := make(map[string]bool)
 	for _, test := range routeTests {
 		covered[test.method+" "+test.route] = true
 		t.Run(test.method+" "+test.route, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
-			callers, replace := cast(w)
+			file := filepath.Join(t.TempDir(), "berth.db")
+			if err := os.WriteFile(file, database, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w := newNode(t, file)
 			path := Prefix + replace.Replace(test.path)
 			for _, name := range append([]string{anonymous}, signedIn...) {
 				if slices.Contains(test.may, name) {

@@ -27,16 +27,25 @@ func newDB(t testing.TB) *DB {
 	t.Helper()
 	switch os.Getenv(databaseVariable) {
 	case "postgres":
-		return openDB(t, service.Postgres(t).URL)
+		return openDB(t, migratedPostgres(t).URL)
 	case "pgbouncer":
-		return openDB(t, service.PgBouncer(t, service.Postgres(t)))
+		return openDB(t, service.PgBouncer(t, migratedPostgres(t)))
 	}
 	return openDB(t, filepath.Join(t.TempDir(), "berth.db"))
 }
 
+// migratedPostgres returns a database of PostgreSQL that has its tables.
+var migratedPostgres = service.PostgresCopies(func(url string) error {
+	db, err := Open(context.Background(), url, Options{})
+	if err != nil {
+		return err
+	}
+	return db.Close()
+})
+
 func openDB(t testing.TB, source string) *DB {
 	t.Helper()
-	db, err := Open(t.Context(), source, Options{})
+	db, err := Open(t.Context(), source, Options{Timeout: time.Minute}) // the machine may be busy
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/berthregistry/berth/internal/oci"
-	"github.com/berthregistry/berth/test/service"
 )
 
 // The tests of this file stop one change in the middle, by a lock on a row that it comes to, and let another one
@@ -27,7 +26,7 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	d := service.Postgres(t)
+	d := migratedPostgres(t)
 	side, err := pgx.Connect(t.Context(), d.URL)
 	if err != nil {
 		t.Fatal(err)

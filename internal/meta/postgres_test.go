@@ -123,7 +123,7 @@ func TestPostgresOddPassword(t *testing.T) {
 }
 
 func TestPostgresReadOnly(t *testing.T) {
-	d := service.Postgres(t)
+	d := migratedPostgres(t)
 	db := openDB(t, d.URL)
 	n := image(t, db, "a", 1, "t")
 	reader, err := OpenReadOnly(t.Context(), d.URL, Options{})
@@ -297,7 +297,7 @@ var looked = regexp.MustCompile(`Seq Scan on (\w+)`)
 
 // Every statement finds its rows by an index, if PostgreSQL thinks that it is worth it.
 func TestPostgresStatementsUseIndexes(t *testing.T) {
-	db := openDB(t, mustQuery(t, mustQuery(t, service.Postgres(t).URL, "pool_max_conns", "1"), "statement_cache_capacity", "10000")) // so that none is dropped
+	db := openDB(t, mustQuery(t, mustQuery(t, migratedPostgres(t).URL, "pool_max_conns", "1"), "statement_cache_capacity", "10000")) // so that none is dropped
 	exercise(t, db)
 	type statement struct {
 		name, text string
@@ -353,7 +353,7 @@ func TestPostgresStatementsUseIndexes(t *testing.T) {
 
 // A foreign key is looked up from its end, too, when what it refers to is deleted.
 func TestPostgresForeignKeysHaveIndexes(t *testing.T) {
-	db := openDB(t, service.Postgres(t).URL)
+	db := openDB(t, migratedPostgres(t).URL)
 	missing, err := db.names(t.Context(), `SELECT conrelid::regclass || ' ' || conname AS name FROM pg_constraint c WHERE contype = 'f' AND NOT EXISTS (
 		SELECT 1 FROM pg_index i WHERE i.indrelid = c.conrelid
 		AND (i.indpred IS NULL OR pg_get_expr(i.indpred, i.indrelid) = (SELECT '(' || attname || ' IS NOT NULL)' FROM pg_attribute WHERE attrelid = c.conrelid AND attnum = c.conkey[1]))
@@ -381,7 +381,7 @@ func mustQuery(t testing.TB, source, name, value string) string {
 
 // How many statements requests cost. A pull of a manifest or blob is one, outside of a transaction: one round trip.
 func TestPostgresStatementsOfRequests(t *testing.T) {
-	db := openDB(t, service.Postgres(t).URL)
+	db := openDB(t, migratedPostgres(t).URL)
 	ctx := t.Context()
 	n := image(t, db, "r", "a", "t")
 	blob := digests(n)[0]

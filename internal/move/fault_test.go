@@ -15,6 +15,7 @@ import (
 // A bucket that cannot be reached stops the move, whichever end it is of. It makes no blob a damaged one, and the move goes
 // on when it is back.
 func TestBucketIsAway(t *testing.T) {
+	t.Parallel()
 	server := service.NewS3(t)
 	bucket := server.Bucket(t)
 	store, err := s3.Open(t.Context(), s3.Options{
@@ -63,6 +64,7 @@ func TestBucketIsAway(t *testing.T) {
 
 // PostgreSQL that restarts, at either end, may cost the switch but nothing else.
 func TestPostgresRestarts(t *testing.T) {
+	t.Parallel()
 	cluster := service.NewPostgres(t)
 	open := func() *meta.DB {
 		db, err := meta.Open(t.Context(), cluster.Database(t).URL, meta.Options{})

@@ -17,6 +17,7 @@ import (
 // While clients push to a registry in PostgreSQL, the switch makes them wait. What they were told is pushed is
 // at the target; what waits is not pushed when the servers end before the source is released.
 func TestSwitchWhileClientsPush(t *testing.T) {
+	t.Parallel()
 	from, _ := scaled(t)
 	w := serve(t, from.end(t, false))
 	w.fill()
@@ -39,6 +40,7 @@ func TestSwitchWhileClientsPush(t *testing.T) {
 
 // A frozen source takes changes again when it is released, or when the switch fails.
 func TestReleased(t *testing.T) {
+	t.Parallel()
 	from, _ := scaled(t)
 	w := serve(t, from.end(t, false))
 	w.push("team/app", oci.SHA256, []byte("before"))
@@ -62,6 +64,7 @@ func TestReleased(t *testing.T) {
 
 // Who loses the lock on the source does not finish the move.
 func TestLockIsLost(t *testing.T) {
+	t.Parallel()
 	from, db := scaled(t)
 	w := serve(t, from.end(t, false))
 	w.fill()
@@ -69,7 +72,7 @@ func TestLockIsLost(t *testing.T) {
 	opts := options(t, source, target)
 	opts.Progress = &tally{add: func(s move.Step, _ int64) {
 		if s == move.Verify {
-			db.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE mode = 'ShareLock' AND relation = 'blob'::regclass`)
+			db.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE mode = 'ShareLock' AND relation = 'blob'::regclass AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
 		}
 	}}
 	done, err := move.Switch(t.Context(), opts)
@@ -89,13 +92,14 @@ func TestLockIsLost(t *testing.T) {
 
 // Who loses the lock after the switch, while old servers may be there still, is told.
 func TestLockIsLostLater(t *testing.T) {
+	t.Parallel()
 	from, db := scaled(t)
 	w := serve(t, from.end(t, false))
 	w.fill()
 	done, err := move.Switch(t.Context(), options(t, from.end(t, true), folder(t).end(t, false)))
 	must(t, err)
 	defer done.Release()
-	db.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE mode = 'ShareLock' AND relation = 'blob'::regclass`)
+	db.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE mode = 'ShareLock' AND relation = 'blob'::regclass AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := done.Hold(ctx); !errors.Is(err, meta.ErrThawed) {
@@ -108,6 +112,7 @@ func TestLockIsLostLater(t *testing.T) {
 
 // Only one process at a time moves to a database.
 func TestTwoMoves(t *testing.T) {
+	t.Parallel()
 	from := folder(t)
 	w := serve(t, from.end(t, false))
 	w.fill()
@@ -135,6 +140,7 @@ func TestTwoMoves(t *testing.T) {
 
 // An artifactType that PostgreSQL cannot hold, in a database of an earlier version, becomes what it would be now.
 func TestTextThatPostgresCannotHold(t *testing.T) {
+	t.Parallel()
 	from := folder(t)
 	w := serve(t, from.end(t, false))
 	subject := w.push("team/app", oci.SHA256, []byte("{}"))
@@ -155,6 +161,7 @@ func TestTextThatPostgresCannotHold(t *testing.T) {
 
 // A row of the target that is not what was read makes the switch fail.
 func TestRowsAreCompared(t *testing.T) {
+	t.Parallel()
 	w, to := serve(t, folder(t).end(t, false)), folder(t)
 	w.fill()
 	target := to.end(t, false)

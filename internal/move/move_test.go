@@ -73,10 +73,14 @@ func testMove(t *testing.T, from, to place) {
 	wantClean(t, target)
 }
 
-func TestMoveFolderToFolder(t *testing.T) { testMove(t, folder(t), folder(t)) }
+func TestMoveFolderToFolder(t *testing.T) {
+	t.Parallel()
+	testMove(t, folder(t), folder(t))
+}
 
 // There and back again.
 func TestMoveFolderToPostgresAndBack(t *testing.T) {
+	t.Parallel()
 	first, last := folder(t), folder(t)
 	middle, _ := scaled(t)
 	t.Run("there", func(t *testing.T) { testMove(t, first, middle) })
@@ -85,6 +89,7 @@ func TestMoveFolderToPostgresAndBack(t *testing.T) {
 
 // Any other pairing, such as one step of the two at a time.
 func TestMoveBetweenScaled(t *testing.T) {
+	t.Parallel()
 	from, _ := scaled(t)
 	to, _ := scaled(t)
 	testMove(t, from, to)
@@ -149,14 +154,19 @@ func testInterrupted(t *testing.T, from, to place) {
 	t.Logf("%d switches were interrupted", cut)
 }
 
-func TestInterruptedFolderToFolder(t *testing.T) { testInterrupted(t, folder(t), folder(t)) }
+func TestInterruptedFolderToFolder(t *testing.T) {
+	t.Parallel()
+	testInterrupted(t, folder(t), folder(t))
+}
 
 func TestInterruptedFolderToPostgres(t *testing.T) {
+	t.Parallel()
 	to, _ := scaled(t)
 	testInterrupted(t, folder(t), to)
 }
 
 func TestInterruptedPostgresToFolder(t *testing.T) {
+	t.Parallel()
 	from, _ := scaled(t)
 	testInterrupted(t, from, folder(t))
 }
@@ -198,6 +208,7 @@ func (m *moving) blobs(e move.End) []meta.StoredBlob {
 // Blobs that cannot be copied are named, with who needs them; the others are copied; the switch is refused until
 // the source is mended.
 func TestDamagedBlobs(t *testing.T) {
+	t.Parallel()
 	m := newMoving(t)
 	missing := m.push("team/app", oci.SHA256, []byte("missing"))
 	wrong := m.push("team/app", oci.SHA256, []byte("wrong bytes"))
@@ -258,6 +269,7 @@ func matches(s, want string) bool {
 
 // What was copied and is lost or wrong at the target is copied again.
 func TestCopiedObjectsAreChecked(t *testing.T) {
+	t.Parallel()
 	for _, deep := range []bool{false, true} {
 		t.Run(fmt.Sprintf("deep=%t", deep), func(t *testing.T) {
 			m := newMoving(t)
@@ -288,6 +300,7 @@ func TestCopiedObjectsAreChecked(t *testing.T) {
 
 // Objects that an interrupted move left without a note are removed by the next.
 func TestUnfinishedObjectsAreRemoved(t *testing.T) {
+	t.Parallel()
 	m := newMoving(t)
 	m.push("team/app", oci.SHA256, []byte("blob"))
 	_, err := move.Copy(t.Context(), options(t, m.source, m.target))
@@ -318,6 +331,7 @@ func TestUnfinishedObjectsAreRemoved(t *testing.T) {
 }
 
 func TestRefusedTargets(t *testing.T) {
+	t.Parallel()
 	m := newMoving(t)
 	m.push("team/app", oci.SHA256, []byte("blob"))
 	refused := func(name string, source, target move.End, want error) {
@@ -355,6 +369,7 @@ func TestRefusedTargets(t *testing.T) {
 
 // Where only the database is another one, objects stay what they are.
 func TestSameStore(t *testing.T) {
+	t.Parallel()
 	from := folder(t)
 	w := serve(t, from.end(t, false))
 	w.fill()
@@ -385,6 +400,7 @@ func TestSameStore(t *testing.T) {
 
 // A blob that is collected, or gets another object, while it is about to be copied is no damage.
 func TestBlobsChangeMeanwhile(t *testing.T) {
+	t.Parallel()
 	m := newMoving(t)
 	for i := range 50 {
 		m.push("team/app", oci.SHA256, fmt.Append(nil, "blob ", i))

@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -324,36 +323,6 @@ func TestServiceLinksOfKubernetesAreNoSettings(t *testing.T) {
 	}})
 }
 
-func TestExposureIsRefused(t *testing.T) {
-	for _, tt := range []struct {
-		listen  string
-		refused bool
-	}{
-		{"127.0.0.1:5000", false}, {"127.8.8.8:5000", false}, {"[::1]:5000", false}, {"[::ffff:127.0.0.1]:5000", false},
-		{"unix:/run/berth.sock", false}, {"localhost:5000", false},
-		{":5000", true}, {"0.0.0.0:5000", true}, {"[::]:5000", true}, {"192.0.2.1:5000", true}, {"[2001:db8::1]:5000", true}, {"[fe80::1%eth0]:5000", true},
-	} {
-		_, err := Load(Places{Flags: map[string]string{"listen": tt.listen}})
-		if (err != nil) != tt.refused {
-			t.Errorf("listen on %s: %v", tt.listen, err)
-		}
-		if err != nil {
-			for _, say := range []string{"--listen: " + tt.listen, "127.0.0.1:5000", "--insecure-open", "BERTH_INSECURE_OPEN", "insecure_open"} {
-				if !strings.Contains(err.Error(), say) {
-					t.Errorf("the error %q does not say %q", err, say)
-				}
-			}
-		}
-		load(t, Places{Flags: map[string]string{"listen": tt.listen, "insecure_open": "true"}})
-	}
-
-	metrics := map[string]string{"metrics.listen": ":9000"}
-	if _, err := Load(Places{Flags: metrics}); err == nil || !strings.Contains(err.Error(), "metrics.token") {
-		t.Errorf("metrics open to everyone give %v", err)
-	}
-	load(t, Places{Flags: metrics, Env: []string{"BERTH_METRICS_TOKEN=x"}})
-}
-
 func TestPrintReadsBackTheSame(t *testing.T) {
 	file := writeConfig(t, `
 listen: ":0"
@@ -397,58 +366,6 @@ auth: {enabled: true, issuers: [{issuer: "https://ci.example.com", jwks_file: /e
 	}
 }
 
-func TestTLSSettings(t *testing.T) {
-	const files, hosts = "certificate: c, key: k", "hosts: [a.example.com], accept_terms: true"
-	for text, want := range map[string]string{
-		"tls: {certificate: c}":                                   "tls.key: the key of tls.certificate is needed",
-		"tls: {key: k}":                                           "tls.certificate: the certificate of tls.key is needed",
-		"tls: {more: [{certificate: c, key: k}]}":                 "tls.more: this has no effect without tls.certificate",
-		"tls: {" + files + ", more: [{certificate: c, key: ''}]}": "berth.yaml:1: tls.more: item 1 needs both certificate and key",
-		"tls: {" + files + ", more: [{certificate: c}]}":          `tls.more[0]: "key" is missing`,
-		"tls: {client_ca: c}":                                     "tls.client_ca: this has no effect without tls.certificate or tls.acme.hosts",
-		"tls: {redirect_listen: ':80'}":                           "tls.redirect_listen: this has no effect without tls.certificate or tls.acme.hosts",
-		"tls: {" + files + ", client_certificate: required}":      "tls.client_certificate: this has no effect without tls.client_ca",
-		"tls: {" + files + ", client_certificate: must}":          `tls.client_certificate: "must" must be optional or required`,
-		"{external_url: 'http://a', tls: {" + files + "}}":        "external_url: http://a must begin with https:// because TLS is on",
-		"tls: {certificat: c}":                                    "tls.certificat: there is no such setting; did you mean tls.certificate?",
-		"tls: {acme: {email: a@b}}":                               "tls.acme.email: this has no effect without tls.acme.hosts",
-		"tls: {acme: {hosts: [a.example.com]}}":                   "tls.acme.accept_terms: read the terms",
-		"tls: {acme: {" + hosts + ", email: 'mailto:a@b'}}":       `tls.acme.email: "mailto:a@b" is not one e-mail address`,
-		"tls: {acme: {" + hosts + ", eab_key: abcd}}":             "tls.acme.eab_key_id: the name of tls.acme.eab_key is needed",
-		"tls: {acme: {" + hosts + ", eab_key_id: a}}":             "tls.acme.eab_key: the key of tls.acme.eab_key_id is needed",
-		"tls: {acme: {" + hosts + ", eab_key_id: a, eab_key: ü}}": "tls.acme.eab_key: this is not base64",
-		"tls: {acme: {" + hosts + ", directory: 'http://a/d'}}":   `tls.acme.directory: "http://a/d" is not the URL`,
-		"tls: {acme: {hosts: ['*.example.com']}}":                 `tls.acme.hosts[0]: "*.example.com": name each host`,
-		"tls: {acme: {hosts: [192.0.2.1]}}":                       `tls.acme.hosts[0]: "192.0.2.1" is an address`,
-		"tls: {acme: {hosts: [registry]}}":                        `tls.acme.hosts[0]: "registry" is not the full name of a host`,
-		"tls: {acme: {hosts: ['a.example.com:443']}}":             `tls.acme.hosts[0]: "a.example.com:443" is not the full name of a host`,
-	} {
-		_, err := Load(Places{File: writeConfig(t, text)})
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s gives\n%v\nwant\n%s", text, err, want)
-		}
-	}
-	c := load(t, Places{File: writeConfig(t, "tls: {acme: {"+hosts+", eab_key_id: a, eab_key: 'c2Vjcm/+dA=='}}")})
-	if key, err := c.TLS.ACME.eabKey(); err != nil || string(key) != "secr\x6f\xfet" {
-		t.Errorf("the key is %q, %v", key, err)
-	}
-	var out bytes.Buffer
-	if err := c.Print(&out); err != nil || strings.Contains(out.String(), "c2Vjcm") {
-		t.Errorf("the key is printed, or %v", err)
-	}
-}
-
-// TLS alone keeps nobody out; that each client must have a certificate does.
-func TestExposureWithTLS(t *testing.T) {
-	tls := map[string]string{"listen": ":5000", "tls.certificate": "c", "tls.key": "k", "tls.client_ca": "a"}
-	_, err := Load(Places{Flags: tls})
-	if err == nil || !strings.Contains(err.Error(), "there is no access control") || strings.Contains(err.Error(), "nor TLS") {
-		t.Errorf("TLS without access control gives %v", err)
-	}
-	tls["tls.client_certificate"] = "required"
-	load(t, Places{Flags: tls})
-}
-
 func TestStorageSettings(t *testing.T) {
 	for text, want := range map[string]string{
 		"database: mysql://host/name":                                "database: this is not a URL of PostgreSQL",
@@ -479,89 +396,6 @@ func TestStorageSettings(t *testing.T) {
 	}
 	if c := load(t, Places{File: writeConfig(t, "{database: 'postgresql://h/n', storage: {s3: {bucket: b, region: r}}, data: ''}")}); !c.Stateless() {
 		t.Error("a node without state has some")
-	}
-}
-
-func TestSecretsStayHidden(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte("s3cret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	env := []string{"BERTH_METRICS_LISTEN=127.0.0.1:0", "BERTH_METRICS_TOKEN=file:" + file}
-	c := load(t, Places{Env: env})
-	if got := c.Metrics.Token.Reveal(); got != "s3cret" {
-		t.Fatalf("the token is %q", got)
-	}
-	var out, log bytes.Buffer
-	if err := c.Print(&out); err != nil {
-		t.Fatal(err)
-	}
-	NewLogger(Log{Format: "json"}, &log).Info("x", "config", c, "token", c.Metrics.Token)
-	NewLogger(Log{Format: "text"}, &log).Info("x", "config", c, "token", c.Metrics.Token)
-	shown := out.String() + log.String() + fmt.Sprintf("%v %+v %#v %v %q %x", c, c, c, c.Metrics, c.Metrics.Token, c.Metrics.Token)
-	if strings.Contains(shown, "s3cret") || strings.Contains(shown, fmt.Sprintf("%x", "s3cret")) {
-		t.Errorf("the secret is shown: %s", shown)
-	}
-	if want := "# token: [hidden] # BERTH_METRICS_TOKEN\n"; !strings.Contains(out.String(), want) {
-		t.Errorf("the output lacks %q", want)
-	}
-
-	for _, content := range []string{"", "\n", strings.Repeat("x", maxSecret+1)} {
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Load(Places{Env: env}); err == nil || !strings.Contains(err.Error(), "BERTH_METRICS_TOKEN: read the secret: "+file) {
-			t.Errorf("a secret of %d bytes gives %v", len(content), err)
-		}
-	}
-}
-
-// Items of lists have secrets, too.
-func TestSecretsOfProviders(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(file, []byte("s3cret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	const provider = "issuer: https://a.example, client_id: b"
-	env := []string{"BERTH_EXTERNAL_URL=https://registry.example.com", "BERTH_AUTH_ENABLED=true", "BERTH_AUTH_OIDC=[{name: a, " + provider + ", client_secret: file:" + file + "}]"}
-	c := load(t, Places{Env: env})
-	if got := c.Auth.OIDC[0].ClientSecret.Reveal(); got != "s3cret" {
-		t.Fatalf("the secret is %q", got)
-	}
-	var out, log bytes.Buffer
-	if err := c.Print(&out); err != nil {
-		t.Fatal(err)
-	}
-	NewLogger(Log{Format: "json"}, &log).Info("x", "config", c)
-	NewLogger(Log{Format: "text"}, &log).Info("x", "config", c)
-	if shown := out.String() + log.String() + fmt.Sprintf("%+v %#v", c, c.Auth.OIDC); strings.Contains(shown, "s3cret") || strings.Contains(shown, fmt.Sprintf("%x", "s3cret")) {
-		t.Errorf("the secret is shown: %s", shown)
-	}
-	if !strings.Contains(out.String(), "# client_secret: [hidden]\n") {
-		t.Errorf("it is not said that there is a secret: %s", out.String())
-	}
-	printed := filepath.Join(t.TempDir(), "berth.yaml")
-	if err := os.WriteFile(printed, out.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if again := load(t, Places{File: printed}); len(again.Auth.OIDC) != 1 || again.Auth.OIDC[0].ClientSecret.IsSet() {
-		t.Errorf("printed and read: %+v", again.Auth.OIDC)
-	}
-	for value, want := range map[string]string{
-		"[{name: a, " + provider + ", client_secret: file:/none}]":   "read the secret",
-		"[{name: A, " + provider + "}]":                              "lower-case letters",
-		"[{name: a-, " + provider + "}]":                             "lower-case letters",
-		"[{name: a/b, " + provider + "}]":                            "lower-case letters",
-		"[{name: a, " + provider + "}, {name: a, " + provider + "}]": "stands twice",
-		"[{name: a, issuer: https://a.example}]":                     `"client_id" is missing`,
-	} {
-		env[2] = "BERTH_AUTH_OIDC=" + value
-		if _, err := Load(Places{Env: env}); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s gives %v, want %q", value, err, want)
-		}
-	}
-	if _, err := Load(Places{Env: []string{env[1], "BERTH_AUTH_OIDC=[{name: a, " + provider + "}]"}}); err == nil || !strings.Contains(err.Error(), "external_url") {
-		t.Errorf("without external_url: %v", err)
 	}
 }
 

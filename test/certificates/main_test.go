@@ -20,8 +20,6 @@ import (
 var dockerEngine = harness.NewDockerEngine()
 
 func TestMain(m *testing.M) {
-	// A program built with the race detector sleeps a second when it ends, unless it is told not to.
-	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	os.Exit(harness.Main(m, dockerEngine.Close))
 }
 

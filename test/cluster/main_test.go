@@ -29,7 +29,5 @@ func TestMain(m *testing.M) {
 		}
 		rounds = n
 	}
-	// A program built with the race detector sleeps a second when it ends, unless it is told not to.
-	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	os.Exit(harness.Main(m, dockerEngine.Close))
 }

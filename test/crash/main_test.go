@@ -31,7 +31,5 @@ func TestMain(m *testing.M) {
 		rounds = n
 		os.Unsetenv("BERTH_CRASH_ROUNDS") // it is no setting of the server
 	}
-	// A program built with the race detector sleeps a second when it ends, unless it is told not to.
-	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	os.Exit(harness.Main(m))
 }

@@ -18,6 +18,8 @@ func Main(m *testing.M, closers ...func() error) int {
 			os.Unsetenv(name)
 		}
 	}
+	// A program built with the race detector sleeps a second when it ends, unless it is told not to.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	code := m.Run()
 	for _, c := range append(closers, binary.Close) {
 		if err := c(); err != nil {
@@ -47,9 +49,19 @@ func Root() string {
 	}
 }
 
-// binary builds berth once for each test process, with the race detector where the
+// builtVariable names a berth that was built with the race detector before the tests, so that not each package builds one.
+const builtVariable = "HARNESS_BERTH"
+
+// binary is that, or berth built once for each test process, with the race detector where the
 // test has it.
 var binary = Shared[string]{Start: func(t testing.TB) (string, func() error) {
+	if built := os.Getenv(builtVariable); built != "" && raceEnabled {
+		// A result is kept by go test no longer than a file that the test has looked at.
+		if _, err := os.Stat(built); err != nil {
+			t.Fatal(err)
+		}
+		return built, func() error { return nil }
+	}
 	dir, err := os.MkdirTemp("", "berth-test-")
 	if err != nil {
 		t.Fatal(err)

@@ -23,8 +23,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// A program built with the race detector sleeps a second when it ends, unless it is told not to.
-	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	os.Exit(harness.Main(m, shared.Close, plain.Close))
 }
 

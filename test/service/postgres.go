@@ -56,6 +56,32 @@ func Postgres(t testing.TB) *Database {
 	return c.Database(t)
 }
 
+// PostgresCopies returns what does the same as Postgres, but each database is a copy of one that fill has been given once, empty. Most tests of
+// what needs tables care for what is in them, not for how they come about, and to make them anew is most of the cost of a database.
+func PostgresCopies(fill func(url string) error) func(t testing.TB) *Database {
+	template := sync.OnceValues(func() (name string, err error) {
+		c, err := shared()
+		if err != nil {
+			return "", err
+		}
+		name = fmt.Sprint("filled", c.databases.Add(1))
+		if err := c.exec("postgres", "CREATE DATABASE "+name); err != nil {
+			return "", err
+		}
+		return name, fill(c.URL(name))
+	})
+	return func(t testing.TB) *Database {
+		t.Helper()
+		NeedPostgres(t)
+		name, err := template()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _ := shared()
+		return c.database(t, name)
+	}
+}
+
 // NewPostgres starts a cluster that the test can stop, start and configure. It ends with the test.
 func NewPostgres(t testing.TB) *Cluster {
 	t.Helper()
@@ -284,9 +310,16 @@ func (c *Cluster) exec(database, sql string, args ...any) error {
 // Database makes an empty database, which goes with the test.
 func (c *Cluster) Database(t testing.TB) *Database {
 	t.Helper()
+	return c.database(t, "template1")
+}
+
+// database makes a database that is a copy of another one, which nobody may be connected to. It goes with the test.
+func (c *Cluster) database(t testing.TB, template string) *Database {
+	t.Helper()
 	d := &Database{Cluster: c, Name: fmt.Sprint("test", c.databases.Add(1))}
 	d.URL = c.URL(d.Name)
-	c.Exec(t, "postgres", "CREATE DATABASE "+d.Name)
+	// Files are copied, not written to the log page by page: a copy is cheap, as nothing is synced.
+	c.Exec(t, "postgres", "CREATE DATABASE "+d.Name+" TEMPLATE "+template+" STRATEGY file_copy")
 	t.Cleanup(func() {
 		// The server may be stopped, and the whole cluster goes anyway.
 		_ = c.exec("postgres", "DROP DATABASE IF EXISTS "+d.Name+" WITH (FORCE)")

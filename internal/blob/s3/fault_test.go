@@ -206,6 +206,7 @@ func life(t *testing.T, nodes [2]*Store) (string, []byte) {
 
 // TestFaults spoils the first two requests of each kind in each way.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	faults := map[string]fault{
 		"500":         {status: 500, code: "InternalError"},
 		"503":         {status: 503, code: "SlowDown"},
@@ -257,10 +258,12 @@ func TestFaults(t *testing.T) {
 // TestNodeDies has a node die at each of the requests of an upload's life, before the store does what it asks for and after.
 // Another one goes on from what the first has acknowledged, or begins anew if that is nothing.
 func TestNodeDies(t *testing.T) {
-	b := service.S3(t)
+	t.Parallel()
 	want := content(8, 16<<20)
 	for name, death := range map[string]fault{"before": {status: 400}, "after": {lost: true, status: 400}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := service.S3(t)
 			for at, died := 1, true; died; at++ {
 				p := newProxy(t, b)
 				first, second := openStore(t, p.options(b)), openStore(t, optionsOf(b))
@@ -432,6 +435,7 @@ func TestReadBreaks(t *testing.T) {
 
 // TestPartLost takes a part, or the whole upload, away behind the store's back: nothing is acknowledged.
 func TestPartLost(t *testing.T) {
+	t.Parallel()
 	server := service.NewS3(t)
 	for name, lose := range map[string]func(t *testing.T, s *Store, b *service.Bucket, key string){
 		"a part": func(t *testing.T, _ *Store, b *service.Bucket, _ string) {
@@ -586,6 +590,7 @@ func TestSlow(t *testing.T) {
 
 // TestOutage stops the server in the midst of an upload, and starts it again.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	server := service.NewS3(t)
 	b := server.Bucket(t)
 	o := optionsOf(b)
@@ -623,6 +628,7 @@ func TestOutage(t *testing.T) {
 
 // TestLongOutage: once a request has failed for as long as patience lasts, others fail at once, until one succeeds.
 func TestLongOutage(t *testing.T) {
+	t.Parallel()
 	server := service.NewS3(t)
 	o := optionsOf(server.Bucket(t))
 	o.Patience = 300 * time.Millisecond

@@ -27,7 +27,10 @@ func openStore(t testing.TB, opts Options) *Store {
 // overServers runs a test over each S3 server that there is. It is for tests that look at nothing but what S3 promises.
 func overServers(t *testing.T, test func(t *testing.T, program string)) {
 	for _, program := range service.S3Programs {
-		t.Run(program, func(t *testing.T) { test(t, program) })
+		t.Run(program, func(t *testing.T) {
+			t.Parallel()
+			test(t, program)
+		})
 	}
 }
 
@@ -40,6 +43,7 @@ func testStore(t *testing.T, program string) {
 		"Uniform": func(o *Options) { o.PartSize, o.Prefix = 6<<20, "team a/registry/" },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			blobtest.Test(t, func(t *testing.T) func() blob.Store {
 				opts := optionsOf(service.S3Of(t, program))
 				change(&opts)
