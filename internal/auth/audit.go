@@ -22,7 +22,7 @@ const (
 const maxFailureEntries = 100
 
 const (
-	// refusedEntryEvery is after how long the refusal of the same pull is in the audit log again: clients repeat them, and mirrors make many.
+	// refusedEntryEvery is after how long the refusal of the same pull or credential is in the audit log again: clients repeat them, and mirrors make many.
 	refusedEntryEvery = time.Hour
 	rememberRefused   = 8192
 )
@@ -94,13 +94,21 @@ func (a *Auth) CredentialLabel(ctx context.Context, id *Identity) string {
 
 // NoteRefusedPull notes that somebody wanted to pull from a repository and may not, whether there is one or not: so that takes as long.
 func (a *Auth) NoteRefusedPull(ctx context.Context, id *Identity, repository oci.Repository) {
+	note := func() {
+		a.NoteDenied(ctx, id, string(repository), fmt.Sprintf("%s may not pull from %s", id.Name, repository))
+	}
+	a.notOften(note, deniedAction, strconv.FormatInt(id.Account, 10), strconv.FormatInt(id.Credential, 10), id.Client.String(), string(repository))
+}
+
+// notOften calls note, unless this node has done so for the same refusal a while ago.
+func (a *Auth) notOften(note func(), refusal ...string) {
 	now := a.opts.Now()
-	sum := a.verified.sum(strconv.FormatInt(id.Account, 10), strconv.FormatInt(id.Credential, 10), id.Client.String(), string(repository))
+	sum := a.verified.sum(refusal...)
 	if noted, ok := a.refused.Get(sum); ok && now.Sub(noted) < refusedEntryEvery {
 		return
 	}
 	a.refused.Add(sum, now)
-	a.NoteDenied(ctx, id, string(repository), fmt.Sprintf("%s may not pull from %s", id.Name, repository))
+	note()
 }
 
 // NoteDenied notes what somebody was not allowed to do to a repository.

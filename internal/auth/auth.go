@@ -66,7 +66,7 @@ type Auth struct {
 	verified *verified
 	hashing  *semaphore.Weighted                      // bounds the memory that password hashes take
 	dummy    string                                   // a hash that no password has
-	refused  *lru.Cache[[sha256.Size]byte, time.Time] // pulls that were refused, and when that was noted
+	refused  *lru.Cache[[sha256.Size]byte, time.Time] // what was refused, and when that was noted
 	issuers  issuers
 }
 
@@ -176,18 +176,26 @@ func (a *Auth) Judge(id *Identity, facts *access.Facts, action access.Actions, t
 	return d
 }
 
-// Stands fails with ErrCredentials if the account or the credential of an identity do not stand any more, which counts as a sign-in in vain if the
-// request itself carries them. The error is a *SignInAgainError if nothing is missing but a sign-in at the account's source.
+// Stands fails with ErrCredentials if the account or the credential of an identity do not stand any more, which is a sign-in in vain if the request
+// itself carries them. The error is a *SignInAgainError if nothing is missing but a sign-in at the account's source.
 func (a *Auth) Stands(ctx context.Context, id *Identity) error {
 	err := a.stands(ctx, id)
 	if id.how != "" && errors.Is(err, ErrCredentials) {
-		guessed := ""
-		if id.how == passwordLabel {
-			guessed = id.Name
-		}
-		a.failed(ctx, guessed, id.Client, func() { a.noteSignIn(ctx, id, id.how) })
+		a.inVain(ctx, id, id.Name)
 	}
 	return err
+}
+
+// inVain notes that somebody has shown what is right and does not stand. That it is a password, for the account that was named, nobody may find out: it
+// counts as a guess. Whoever has a secret, a token of an issuer or a certificate has not guessed it; a CI system goes on with one that has expired, and
+// must not lock out who signs in from the same network.
+func (a *Auth) inVain(ctx context.Context, id *Identity, named string) {
+	note := func() { a.noteSignIn(ctx, id, id.how) } // which finds out why
+	if id.how == passwordLabel {
+		a.failed(ctx, named, id.Client, note)
+	} else {
+		a.notOften(note, signInAction, id.how, id.Name, id.Client.String())
+	}
 }
 
 // stands is Stands, and counts nothing.

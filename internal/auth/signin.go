@@ -149,19 +149,15 @@ func (a *Auth) signIn(ctx context.Context, name, secret string, client netip.Add
 	}
 	id.Client, id.how = client, how
 	if err == nil {
-		// Of who may not sign in at all, or not from there, although the password or secret is right, neither what they are told nor how long it
-		// takes says that it is, and it counts as a failure.
+		// Of who may not sign in at all, or not from there, although the password is right, neither what they are told nor how long it takes says
+		// that it is, and it counts as a failure.
 		err = a.stands(ctx, &id)
 	}
 	switch {
+	case errors.Is(err, ErrCredentials) && id.Account != 0:
+		a.inVain(ctx, &id, guessed)
 	case errors.Is(err, ErrCredentials):
-		a.failed(ctx, guessed, client, func() {
-			if id.Account != 0 {
-				a.noteSignIn(ctx, &id, how) // which finds out why it was in vain
-			} else {
-				a.noteFailure(ctx, name, client)
-			}
-		})
+		a.failed(ctx, guessed, client, func() { a.noteFailure(ctx, name, client) })
 	case err == nil && guessed != "":
 		a.succeeded(ctx, guessed)
 	}
