@@ -42,7 +42,7 @@ func (s step) scope() string {
 var kinds = []struct {
 	name  string
 	often int
-	do    func(*world, step) (touched []oci.Repository)
+	do    func(*world, step)
 }{
 	{"push", 32, (*world).stepPush},
 	{"push blob", 4, (*world).stepBlob},
@@ -111,7 +111,7 @@ func sent(b []byte) registry.Body {
 var actor = registry.Actor{Name: "ann"}
 
 // stepPush pushes a manifest, mostly with all that it needs.
-func (w *world) stepPush(s step) []oci.Repository {
+func (w *world) stepPush(s step) {
 	m, r := s.manifest(), s.repo()
 	var to []oci.Tag
 	switch s.n(4, 6) {
@@ -127,7 +127,6 @@ func (w *world) stepPush(s step) []oci.Repository {
 		w.fill(r, m)
 	}
 	w.push(r, m, to, s.oneIn(5, 2))
-	return []oci.Repository{r}
 }
 
 // fill pushes what a manifest needs and is not there.
@@ -160,12 +159,11 @@ func (w *world) putBlob(r oci.Repository, b *blob) {
 	w.same(fmt.Sprintf("push %s to %s", b.name, r), w.state.pushBlob(r, b, now()), of(err))
 }
 
-func (w *world) stepBlob(s step) []oci.Repository {
+func (w *world) stepBlob(s step) {
 	w.putBlob(s.repo(), s.blob())
-	return []oci.Repository{s.repo()}
 }
 
-func (w *world) stepMount(s step) []oci.Repository {
+func (w *world) stepMount(s step) {
 	from := append([]oci.Repository{""}, repositories...)[s.n(4, len(repositories)+1)]
 	ok, err := w.registries[0].MountBlob(w.ctx, s.repo(), from, s.blob().digest)
 	got := of(err)
@@ -173,32 +171,29 @@ func (w *world) stepMount(s step) []oci.Repository {
 		got = unknown
 	}
 	w.same(fmt.Sprintf("mount %s from %q into %s", s.blob().name, from, s.repo()), w.state.mount(s.repo(), from, s.blob(), now()), got)
-	return []oci.Repository{s.repo()}
 }
 
-func (w *world) stepAsk(s step) []oci.Repository {
+func (w *world) stepAsk(s step) {
 	_, err := w.registries[0].CheckBlob(w.ctx, s.repo(), s.blob().digest)
 	w.same(fmt.Sprintf("ask %s for %s", s.repo(), s.blob().name), w.state.touch(s.repo(), s.blob(), now()), of(err))
-	return []oci.Repository{s.repo()}
 }
 
 // stepUpload sends a part of a blob.
-func (w *world) stepUpload(s step) []oci.Repository {
+func (w *world) stepUpload(s step) {
 	if len(w.uploads) > 3 {
-		return nil
+		return
 	}
 	u := &upload{blob: s.blob(), sent: 1 + s.n(4, len(s.blob().bytes)-1), updated: now()}
 	u.Session = w.registries[0].StartUpload(s.repo(), oci.SHA256, 0)
 	_, err := w.registries[0].AppendUpload(w.ctx, u.Session, sent(u.blob.bytes[:u.sent]))
 	w.same(fmt.Sprintf("upload the beginning of %s to %s", u.blob.name, s.repo()), done, of(err))
 	w.uploads = append(w.uploads, u)
-	return nil
 }
 
 // stepFinish sends the rest, or wrong bytes.
-func (w *world) stepFinish(s step) []oci.Repository {
+func (w *world) stepFinish(s step) {
 	if len(w.uploads) == 0 {
-		return nil
+		return
 	}
 	i := s.n(4, len(w.uploads))
 	u := w.uploads[i]
@@ -206,14 +201,13 @@ func (w *world) stepFinish(s step) []oci.Repository {
 	r := u.Repository
 	if s.oneIn(4, 5) {
 		w.same(fmt.Sprintf("cancel the upload of %s to %s", u.blob.name, r), done, of(w.registries[0].CancelUpload(w.ctx, u.Session)))
-		return []oci.Repository{r}
+		return
 	}
 	err := w.registries[0].FinishUpload(w.ctx, u.Session, u.blob.digest, sent(u.blob.bytes[u.sent:]))
 	w.same(fmt.Sprintf("finish the upload of %s to %s", u.blob.name, r), w.state.pushBlob(r, u.blob, now()), of(err))
-	return []oci.Repository{r}
 }
 
-func (w *world) stepPull(s step) []oci.Repository {
+func (w *world) stepPull(s step) {
 	r := w.repositories[s.repo()]
 	p := meta.Pull{Repository: r.name, Digest: s.manifest().digest, At: time.Now().Add(-time.Duration(s.n(4, 3)) * time.Minute)}
 	m := s.manifest()
@@ -222,50 +216,45 @@ func (w *world) stepPull(s step) []oci.Repository {
 	}
 	w.same(fmt.Sprintf("pull %s:%s@%s", r.name, p.Tag, m.name), done, of(w.db.NotePulls(w.ctx, []meta.Pull{p})))
 	w.state.pulled(r.name, p.Tag, m, p.At.UnixMilli())
-	return []oci.Repository{r.name}
 }
 
-func (w *world) stepDeleteTag(s step) []oci.Repository {
+func (w *world) stepDeleteTag(s step) {
 	err := w.registries[with(s.trash())].DeleteManifest(w.ctx, s.repo(), oci.Reference{Tag: s.tag()}, actor, nil)
 	w.same(fmt.Sprintf("delete tag %s:%s", s.repo(), s.tag()), w.state.deleteTag(s.repo(), s.tag(), now()), of(err))
-	return []oci.Repository{s.repo()}
 }
 
-func (w *world) stepDeleteManifest(s step) []oci.Repository {
+func (w *world) stepDeleteManifest(s step) {
 	err := w.registries[with(s.trash())].DeleteManifest(w.ctx, s.repo(), oci.Reference{Digest: s.manifest().digest}, actor, nil)
 	w.same(fmt.Sprintf("delete %s@%s, trash: %t", s.repo(), s.manifest().name, s.trash()), w.state.deleteManifest(s.repo(), s.manifest(), s.trash(), now()), of(err))
-	return []oci.Repository{s.repo()}
 }
 
-func (w *world) stepDeleteBlob(s step) []oci.Repository {
+func (w *world) stepDeleteBlob(s step) {
 	err := w.registries[with(s.trash())].DeleteBlob(w.ctx, s.repo(), s.blob().digest, actor)
 	w.same(fmt.Sprintf("delete blob %s of %s", s.blob().name, s.repo()), w.state.deleteBlob(s.repo(), s.blob(), now()), of(err))
-	return []oci.Repository{s.repo()}
 }
 
 // stepDeleteRepository deletes all of a repository, by the API or in the name of a deletion that began earlier.
-func (w *world) stepDeleteRepository(s step) []oci.Repository {
+func (w *world) stepDeleteRepository(s step) {
 	name := s.repo()
 	what := fmt.Sprintf("delete repository %s, trash: %t", name, s.trash())
 	if s.oneIn(4, 2) {
 		at := now() - int64(s.n(5, 3))*time.Minute.Milliseconds()
 		_, err := w.registries[with(s.trash())].DeleteManifests(w.ctx, name, 1<<60, 100, timeOf(at), actor, nil)
 		w.same(fmt.Sprintf("%s since %s", what, timeOf(at)), w.state.deleteAll(name, s.trash(), at), of(err))
-		return []oci.Repository{name}
+		return
 	}
 	var c admin.Contents
 	if o := w.call(s.trash(), "GET", "contents/"+string(name), nil, nil, &c); o != done {
 		w.same(what, map[bool]outcome{false: unknown}[w.repositories[name].exists()], o)
-		return nil
+		return
 	}
 	var d admin.Deletion
 	got := w.call(s.trash(), "DELETE", "repositories/"+string(name), url.Values{"through": {fmt.Sprint(c.Through)}}, nil, &d)
 	w.same(what, w.state.deleteAll(name, s.trash(), now()), got)
-	return []oci.Repository{name}
 }
 
 // stepCascade deletes what a plan says.
-func (w *world) stepCascade(s step) []oci.Repository {
+func (w *world) stepCascade(s step) {
 	name, query := s.repo(), url.Values{}
 	var tag oci.Tag
 	if s.oneIn(3, 2) {
@@ -289,7 +278,7 @@ func (w *world) stepCascade(s step) []oci.Repository {
 	want, g := w.state.cascade(name, tag, s.manifest(), s.trash(), now())
 	w.same(fmt.Sprintf("delete %s:%s@%s with all that is there for it, trash: %t", name, tag, s.manifest().name, s.trash()), want, got)
 	if got != done {
-		return nil
+		return
 	}
 	wanted := make(lines)
 	for tag, m := range g.tags {
@@ -308,10 +297,9 @@ func (w *world) stepCascade(s step) []oci.Repository {
 		}
 		compare(wanted, gone)
 	}
-	return []oci.Repository{name}
 }
 
-func (w *world) stepUndelete(s step) []oci.Repository {
+func (w *world) stepUndelete(s step) {
 	name, m := s.repo(), s.manifest()
 	if in := w.repositories[name].inTrash(); len(in) > 0 && !s.oneIn(2, 5) {
 		m = in[s.n(2, len(in))]
@@ -324,16 +312,14 @@ func (w *world) stepUndelete(s step) []oci.Repository {
 		got = of(err)
 	}
 	w.same(fmt.Sprintf("undelete %s@%s", name, m.name), w.state.undelete(name, m, now()), got)
-	return []oci.Repository{name}
 }
 
-func (w *world) stepUndeleteTag(s step) []oci.Repository {
+func (w *world) stepUndeleteTag(s step) {
 	got := w.call(true, "POST", "trash/undelete", nil, admin.UndeleteOrder{Repository: string(s.repo()), Tag: string(s.tag())}, nil)
 	w.same(fmt.Sprintf("undelete %s:%s", s.repo(), s.tag()), w.state.undeleteTag(s.repo(), s.tag(), now()), got)
-	return []oci.Repository{s.repo()}
 }
 
-func (w *world) stepUndeleteSince(s step) []oci.Repository {
+func (w *world) stepUndeleteSince(s step) {
 	o := admin.UndeleteOrder{Repository: string(s.repo())}
 	var since int64
 	if s.oneIn(4, 2) {
@@ -342,10 +328,9 @@ func (w *world) stepUndeleteSince(s step) []oci.Repository {
 	}
 	got := w.call(true, "POST", "trash/undelete", nil, o, nil)
 	w.same(fmt.Sprintf("undelete all of %s since %q", s.repo(), o.Since), w.state.undeleteSince(s.repo(), since, now()), got)
-	return []oci.Repository{s.repo()}
 }
 
-func (w *world) stepRestore(s step) []oci.Repository {
+func (w *world) stepRestore(s step) {
 	o := admin.RestoreOrder{Scope: string(s.repo()), Tag: string(s.tag())}
 	var at int64
 	if !s.oneIn(4, 3) {
@@ -354,18 +339,16 @@ func (w *world) stepRestore(s step) []oci.Repository {
 	}
 	got := w.call(true, "POST", "history/restore", nil, o, nil)
 	w.same(fmt.Sprintf("restore %s:%s to %q", s.repo(), s.tag(), o.At), w.state.restore(s.repo(), s.tag(), at, now()), got)
-	return []oci.Repository{s.repo()}
 }
 
-func (w *world) stepRestoreScope(s step) []oci.Repository {
+func (w *world) stepRestoreScope(s step) {
 	at := w.at(s)
 	o := admin.RestoreOrder{Scope: s.scope(), At: timeOf(at).Format(time.RFC3339Nano), KeepNew: s.oneIn(7, 3)}
 	got := w.call(true, "POST", "history/restore", nil, o, nil)
 	w.same(fmt.Sprintf("restore all of %q to %s, keep new tags: %t", o.Scope, o.At, o.KeepNew), w.state.restoreScope(o.Scope, at, o.KeepNew, now()), got)
-	return repositories
 }
 
-func (w *world) stepEmptyTrash(s step) []oci.Repository {
+func (w *world) stepEmptyTrash(s step) {
 	o := admin.EmptyOrder{Scope: s.scope()}
 	var m *manifest
 	if o.Scope != "" && !strings.HasSuffix(o.Scope, "/") && s.oneIn(2, 2) {
@@ -380,19 +363,17 @@ func (w *world) stepEmptyTrash(s step) []oci.Repository {
 		}
 	}
 	w.same(fmt.Sprintf("empty the trash of %q, %s", o.Scope, nameOf(m)), want, got)
-	return repositories
 }
 
-func (w *world) stepRetain(s step) []oci.Repository {
+func (w *world) stepRetain(s step) {
 	limit := []int{1, 3, all, all}[s.n(4, 4)]
 	_, err := retention.Run(w.ctx, w.db, retention.Options{Origin: meta.Origin{Actor: "retention", Method: "retention", Trash: s.trash()}, Limit: limit, Now: time.Now()})
 	w.same(fmt.Sprintf("retain, at most %d, trash: %t", limit, s.trash()), done, of(err))
 	w.state.retain(limit, s.trash(), now())
-	return repositories
 }
 
 // stepPolicy sets a policy.
-func (w *world) stepPolicy(s step) []oci.Repository {
+func (w *world) stepPolicy(s step) {
 	organization := s.organization(1)
 	patterns, matching := repositoryPatterns[s.n(2, len(repositoryPatterns))], tagPatterns[s.n(3, len(tagPatterns))]
 	switch s.n(4, 6) {
@@ -418,7 +399,6 @@ func (w *world) stepPolicy(s step) []oci.Repository {
 		w.same(fmt.Sprintf("retention of %q %v %s: %s", organization, patterns, matching, rules), done, of(w.db.AddRetention(w.ctx, &p)))
 		w.retentions = append(w.retentions, p.Retention)
 	}
-	return nil
 }
 
 // setQuota sets a quota that is about what is used.
@@ -443,7 +423,7 @@ func (w *world) setQuota(s step, organization string) {
 }
 
 // stepNoPolicy takes a policy away.
-func (w *world) stepNoPolicy(s step) []oci.Repository {
+func (w *world) stepNoPolicy(s step) {
 	switch s.n(4, 5) {
 	case 0, 1:
 		for organization := range w.freezes {
@@ -468,15 +448,13 @@ func (w *world) stepNoPolicy(s step) []oci.Repository {
 			w.retentions = w.retentions[1:]
 		}
 	}
-	return nil
 }
 
-func (w *world) stepCollect(s step) []oci.Repository {
+func (w *world) stepCollect(s step) {
 	if s.oneIn(4, 3) {
 		w.wait(grace + grace/4 + time.Millisecond)
 	}
 	w.collect()
-	return repositories
 }
 
 // collect makes a pass, after which nothing is left whose time is over.
@@ -492,10 +470,9 @@ func (w *world) collect() {
 }
 
 // stepWait lets time pass, often just as much as something needs, or a bit more.
-func (w *world) stepWait(s step) []oci.Repository {
+func (w *world) stepWait(s step) {
 	d := []time.Duration{time.Millisecond, time.Millisecond, time.Second, time.Minute, grace / 4, grace + grace/4, expiry, keep}[s.n(4, 8)]
 	w.wait(d + time.Duration(s.n(5, 2))*time.Millisecond)
-	return nil
 }
 
 func (w *world) wait(d time.Duration) {

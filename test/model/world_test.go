@@ -245,29 +245,54 @@ func milliseconds(t time.Time) int64 {
 
 const all = 1000 // is more than there ever is
 
-// check compares some repositories with their organizations: what they hold, what they use, and what they were at another time.
-func (w *world) check(names []oci.Repository, at int64) {
+// check compares all that is there: what repositories hold, what they were at another time, what organizations use, and what is in the store.
+func (w *world) check(at int64) {
 	want, got := make(lines), make(lines)
 	unreferenced, err := w.db.UnreferencedBlobs(w.ctx, timeOf(now()+1), all)
 	must(err, "unreferenced blobs")
 	for _, u := range unreferenced {
-		if slices.Contains(names, u.Repository) {
-			got.add("link %s %s since %d", u.Repository, show(u.Digest), u.Since.UnixMilli())
-		}
+		got.add("link %s %s since %d", u.Repository, show(u.Digest), u.Since.UnixMilli())
 	}
-	seen := make(map[string]bool)
-	for _, name := range names {
+	var listed []string
+	for _, name := range repositories {
 		r := w.repositories[name]
 		r.lines(want, at)
 		w.lines(got, name, at)
-		if o := r.organization(); !seen[o] {
-			seen[o] = true
-			u, err := w.db.Usage(w.ctx, o)
-			must(err, "usage")
-			got.add("usage of %s: %+v", o, u)
-			want.add("usage of %s: %+v", o, w.usage(o))
+		if len(r.live) > 0 {
+			listed = append(listed, string(name))
 		}
 	}
+	slices.Sort(listed)
+	names, err := w.registries[0].Repositories(w.ctx, "", all)
+	must(err, "repositories")
+	want.add("catalog %v", listed)
+	got.add("catalog %v", names)
+	for _, o := range organizations {
+		u, err := w.db.Usage(w.ctx, o)
+		must(err, "usage")
+		got.add("usage of %s: %+v", o, u)
+		want.add("usage of %s: %+v", o, w.usage(o))
+	}
+
+	count, bytes, err := w.db.Totals(w.ctx)
+	must(err, "totals")
+	got.add("%d blobs of %d bytes", count, bytes)
+	stored := w.stored()
+	bytes = 0
+	for _, b := range stored {
+		bytes += b.size()
+	}
+	want.add("%d blobs of %d bytes", len(stored), bytes)
+
+	objects := 0
+	for _, err := range w.store.List(w.ctx, time.Time{}, time.Now().Add(24*time.Hour)) {
+		must(err, "list objects")
+		objects++
+	}
+	doomed, err := w.db.Doomed(w.ctx, "", all)
+	must(err, "doomed objects")
+	got.add("%d objects that are needed", objects-len(doomed))
+	want.add("%d objects that are needed", len(stored)+len(w.uploads))
 	compare(want, got)
 }
 
@@ -358,16 +383,12 @@ func (w *world) lines(l lines, name oci.Repository, at int64) {
 	}
 }
 
-// checkAll compares everything, and reads every byte that there is.
+// checkAll compares everything, and reads every byte that there is and every move of a tag.
 func (w *world) checkAll(at int64) {
-	w.check(repositories, at)
+	w.check(at)
 	want, got := make(lines), make(lines)
-	var listed []string
 	for _, name := range repositories {
 		r := w.repositories[name]
-		if len(r.live) > 0 {
-			listed = append(listed, string(name))
-		}
 		w.checkBlobs(r)
 		w.checkManifests(r, at)
 		for tag, log := range r.log {
@@ -382,31 +403,6 @@ func (w *world) checkAll(at int64) {
 			}
 		}
 	}
-	slices.Sort(listed)
-	names, err := w.registries[0].Repositories(w.ctx, "", all)
-	must(err, "repositories")
-	want.add("catalog %v", listed)
-	got.add("catalog %v", names)
-
-	count, bytes, err := w.db.Totals(w.ctx)
-	must(err, "totals")
-	got.add("%d blobs of %d bytes", count, bytes)
-	stored := w.stored()
-	bytes = 0
-	for _, b := range stored {
-		bytes += b.size()
-	}
-	want.add("%d blobs of %d bytes", len(stored), bytes)
-
-	objects := 0
-	for _, err := range w.store.List(w.ctx, time.Time{}, time.Now().Add(24*time.Hour)) {
-		must(err, "list objects")
-		objects++
-	}
-	doomed, err := w.db.Doomed(w.ctx, "", all)
-	must(err, "doomed objects")
-	got.add("%d objects that are needed", objects-len(doomed))
-	want.add("%d objects that are needed", len(stored)+len(w.uploads))
 	compare(want, got)
 }
 

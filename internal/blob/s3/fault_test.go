@@ -266,7 +266,9 @@ func TestNodeDies(t *testing.T) {
 			b := service.S3(t)
 			for at, died := 1, true; died; at++ {
 				p := newProxy(t, b)
-				first, second := openStore(t, p.options(b)), openStore(t, optionsOf(b))
+				o := p.options(b)
+				o.Stall = time.Minute // nothing hangs here, however slow the machine is
+				first, second := openStore(t, o), openStore(t, optionsOf(b))
 				died = false
 				completed := false
 				op, count := "", 0
