@@ -11,6 +11,7 @@ package access
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/base64"
 	"encoding/json"
 	"flag"
@@ -24,6 +25,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite"
 
 	"github.com/berthregistry/berth/bench/peer"
 	"github.com/berthregistry/berth/bench/report"
@@ -58,7 +62,8 @@ type registry struct {
 	*harness.Server
 	t    *testing.T
 	addr netip.AddrPort
-	root string // the Authorization header of an administrator; empty without access control
+	root string  // the Authorization header of an administrator; empty without access control
+	db   *sql.DB // the database itself, with access control
 	// secrets are personal access tokens by the name of their account.
 	secrets map[string]string
 }
@@ -106,6 +111,16 @@ func startGuarded(t *testing.T, database string) *registry {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	r := startIn(t, dir, database, "BERTH_AUTH_ENABLED=true")
+	driver, source := "pgx", database
+	if database == "" {
+		driver, source = "sqlite", "file:"+filepath.Join(dir, "data", "berth.db")+"?_pragma=busy_timeout(10000)"
+	}
+	db, err := sql.Open(driver, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	r.db = db
 	r.root = basic("root", password)
 	r.root = basic("root", r.manage("POST", "account/tokens", `{"name":"bench"}`).Secret)
 	r.manage("POST", "organizations", `{"name":"open","public":true}`)
@@ -138,6 +153,14 @@ func (r *registry) manage(method, path, body string) made {
 		}
 	}
 	return m
+}
+
+// forgive forgets who has failed to sign in, in the place of time: clients that go on with an old password lock its account and their network.
+func (r *registry) forgive() {
+	r.t.Helper()
+	if _, err := r.db.ExecContext(r.t.Context(), "DELETE FROM sign_in_failure"); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 // send makes a request and returns the answer.
