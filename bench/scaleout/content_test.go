@@ -138,7 +138,7 @@ func TestContent(t *testing.T) {
 		{"mount", func(r registry, i, pass int) {
 			from := pick(r, i)
 			id := (from-1)/repositorySh*blobsEach + 1 + (i+pass)%blobsEach
-			drain(t, do(t, http.MethodPost, r.node.URL+"/v2/"+name(r, pick(r, i+1_000))+"/blobs/uploads/?mount="+digestOf(fmt.Append(nil, id))+"&from="+name(r, from),
+			drain(t, do(t, http.MethodPost, r.node.URL+"/v2/"+name(r, pick(r, i+1))+"/blobs/uploads/?mount="+digestOf(fmt.Append(nil, id))+"&from="+name(r, from),
 				nil, 0, http.StatusCreated))
 		}},
 	}

@@ -73,7 +73,7 @@ func TestPostgresOpenFails(t *testing.T) {
 		for _, open := range []func(context.Context, string, Options) (*DB, error){Open, OpenReadOnly} {
 			limit := time.Minute
 			if c.err != nil {
-				limit = time.Second // it is waited for
+				limit = 5 * time.Second // it is waited for
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			db, err := open(ctx, c.url, Options{})
