@@ -123,6 +123,10 @@ deadlock_timeout = 100ms
 log_line_prefix = '%m [%p] %d '
 `
 
+// memoryVariable names a folder in memory where clusters are, if that is wanted. Making and dropping a database waits for the disk, even though nothing is
+// synced, and tests do little else.
+const memoryVariable = "SERVICE_MEMORY"
+
 func startCluster() (*Cluster, error) {
 	c, err := newCluster()
 	if err != nil {
@@ -145,7 +149,7 @@ func newCluster() (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "berth-postgres-")
+	dir, err := os.MkdirTemp(os.Getenv(memoryVariable), "berth-postgres-")
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +180,11 @@ func (c *Cluster) initialize() error {
 	if err != nil {
 		return err
 	}
-	_, err = config.WriteString(settings)
+	text := settings
+	if os.Getenv(memoryVariable) != "" {
+		text += "max_wal_size = 128MB\n"
+	}
+	_, err = config.WriteString(text)
 	if closed := config.Close(); err == nil {
 		err = closed
 	}
