@@ -127,6 +127,14 @@ log_line_prefix = '%m [%p] %d '
 // synced, and tests do little else.
 const memoryVariable = "SERVICE_MEMORY"
 
+// InMemory has the tests of a package keep their files in memory, if that is wanted: those that make many small databases, each change of which waits for the disk.
+// It is for TestMain.
+func InMemory() {
+	if dir := os.Getenv(memoryVariable); dir != "" {
+		os.Setenv("TMPDIR", dir)
+	}
+}
+
 func startCluster() (*Cluster, error) {
 	c, err := newCluster()
 	if err != nil {
