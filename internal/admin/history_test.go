@@ -210,9 +210,6 @@ func TestHistoryOfPublicRepository(t *testing.T) {
 
 // Who may see nothing of many repositories does not hear their names by the place at which the list of them goes on.
 func TestPlacesDoNotTellNames(t *testing.T) {
-	if testing.Short() {
-		t.Skip("makes many repositories")
-	}
 	t.Parallel()
 	w := newWorld(t)
 	_, _, _, nobody := historyCast(w)

@@ -69,15 +69,21 @@ func TestSlowReader(t *testing.T) {
 			tr.Protocols.SetHTTP1(!test.http2)
 			tr.Protocols.SetUnencryptedHTTP2(test.http2)
 			defer tr.CloseIdleConnections()
-			resp, err := (&http.Client{Transport: tr}).Get(s.URL)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, content) {
-				t.Errorf("got %d bytes of %d, %v", len(got), len(content), err)
-			}
+			wantBody(t, tr, s.URL, content)
 		})
+	}
+}
+
+// wantBody gets everything, over a connection as tr makes it.
+func wantBody(t *testing.T, tr *http.Transport, url string, want []byte) {
+	t.Helper()
+	resp, err := (&http.Client{Transport: tr}).Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("got %d bytes of %d, %v", len(got), len(want), err)
 	}
 }
 

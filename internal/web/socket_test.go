@@ -1,7 +1,6 @@
 package web
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -117,14 +116,7 @@ func TestSocket(t *testing.T) {
 				}
 			}
 			defer tr.CloseIdleConnections()
-			resp, err := (&http.Client{Transport: tr}).Get(s.URL)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, content) {
-				t.Errorf("got %d bytes of %d, %v", len(got), len(content), err)
-			}
+			wantBody(t, tr, s.URL, content)
 			if (taken.Load() > 0) == test.http2 {
 				t.Errorf("%d bytes were taken from the connection", taken.Load())
 			}

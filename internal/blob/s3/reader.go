@@ -356,3 +356,28 @@ func (s *Store) Stat(ctx context.Context, key string) (int64, error) {
 	}
 	return 0, fmt.Errorf("stat object %s: %w", key, err)
 }
+
+// readInto appends the first n bytes of an object to b.
+func (s *Store) readInto(ctx context.Context, b *buffer, name string, n int64) error {
+	r, err := s.get(ctx, name, name, 0, 0)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	p := make([]byte, min(n, 256<<10))
+	for n > 0 {
+		m, err := io.ReadFull(r, p[:min(n, int64(len(p)))])
+		if _, err := b.append(ctx, p[:m]); err != nil {
+			return err
+		}
+		n -= int64(m)
+		switch {
+		case err == nil:
+		case n > 0 && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) && r.at == r.size:
+			return fmt.Errorf("%w: %s has %d bytes too few", blob.ErrNotFound, name, n)
+		default:
+			return err
+		}
+	}
+	return nil
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"sync"
@@ -288,31 +287,6 @@ func (w *writer) load(ctx context.Context) error {
 	}
 	w.current, w.pending = b, false
 	w.tail.inline, w.tail.part = nil, nil
-	return nil
-}
-
-// readInto appends the first n bytes of an object to b.
-func (s *Store) readInto(ctx context.Context, b *buffer, name string, n int64) error {
-	r, err := s.get(ctx, name, name, 0, 0)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	p := make([]byte, min(n, 256<<10))
-	for n > 0 {
-		m, err := io.ReadFull(r, p[:min(n, int64(len(p)))])
-		if _, err := b.append(ctx, p[:m]); err != nil {
-			return err
-		}
-		n -= int64(m)
-		switch {
-		case err == nil:
-		case n > 0 && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) && r.at == r.size:
-			return fmt.Errorf("%w: %s has %d bytes too few", blob.ErrNotFound, name, n)
-		default:
-			return err
-		}
-	}
 	return nil
 }
 
