@@ -11,11 +11,6 @@ import (
 	"github.com/berthregistry/berth/test/service"
 )
 
-func TestMain(m *testing.M) {
-	service.InMemory()
-	os.Exit(m.Run())
-}
-
 // TestOverPostgres runs the tests of the package once more, with databases of PostgreSQL.
 func TestOverPostgres(t *testing.T) {
 	service.NeedPostgres(t)

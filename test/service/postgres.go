@@ -118,22 +118,11 @@ const settings = `
 listen_addresses = '127.0.0.1'
 fsync = off
 full_page_writes = off
+max_wal_size = 128MB
 max_connections = 200
 deadlock_timeout = 100ms
 log_line_prefix = '%m [%p] %d '
 `
-
-// memoryVariable names a folder in memory where clusters are, if that is wanted. Making and dropping a database waits for the disk, even though nothing is
-// synced, and tests do little else.
-const memoryVariable = "SERVICE_MEMORY"
-
-// InMemory has the tests of a package keep their files in memory, if that is wanted: those that make many small databases, each change of which waits for the disk.
-// It is for TestMain.
-func InMemory() {
-	if dir := os.Getenv(memoryVariable); dir != "" {
-		os.Setenv("TMPDIR", dir)
-	}
-}
 
 func startCluster() (*Cluster, error) {
 	c, err := newCluster()
@@ -157,7 +146,7 @@ func newCluster() (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(os.Getenv(memoryVariable), "berth-postgres-")
+	dir, err := os.MkdirTemp("", "berth-postgres-")
 	if err != nil {
 		return nil, err
 	}
@@ -188,11 +177,7 @@ func (c *Cluster) initialize() error {
 	if err != nil {
 		return err
 	}
-	text := settings
-	if os.Getenv(memoryVariable) != "" {
-		text += "max_wal_size = 128MB\n"
-	}
-	_, err = config.WriteString(text)
+	_, err = config.WriteString(settings)
 	if closed := config.Close(); err == nil {
 		err = closed
 	}

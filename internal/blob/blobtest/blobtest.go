@@ -44,7 +44,6 @@ func Test(t *testing.T, place Place) {
 		{"DocumentsStop", testDocumentsStop},
 		{"Check", testCheck},
 		{"Concurrency", testConcurrency},
-		{"Leaks", testLeaks},
 		{"Upload", testUpload},
 		{"UploadResume", testUploadResume},
 		{"HashObject", testHashObject},

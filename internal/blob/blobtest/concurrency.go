@@ -99,10 +99,10 @@ func concurrently(t *testing.T, s, other blob.Store, want []byte, turn int, keep
 	return nil
 }
 
-// testLeaks repeats every operation, those that fail included, and counts
-// goroutines and open files.
-func testLeaks(t *testing.T, open func() blob.Store) {
-	s := open()
+// TestLeaks repeats every operation, those that fail included, and counts the goroutines and open files of the process. So no other test may run
+// beside it.
+func TestLeaks(t *testing.T, place Place) {
+	s := place(t)()
 	// The collector would close files that nobody refers to any more.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	round := func() {

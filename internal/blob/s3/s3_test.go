@@ -34,6 +34,18 @@ func overServers(t *testing.T, test func(t *testing.T, program string)) {
 	}
 }
 
+// TestLeaks is not parallel: see blobtest.TestLeaks.
+func TestLeaks(t *testing.T) {
+	for _, program := range service.S3Programs {
+		t.Run(program, func(t *testing.T) {
+			opts := optionsOf(service.S3Of(t, program))
+			blobtest.TestLeaks(t, func(t *testing.T) func() blob.Store {
+				return func() blob.Store { return openStore(t, opts) }
+			})
+		})
+	}
+}
+
 func TestStore(t *testing.T) { overServers(t, testStore) }
 
 func testStore(t *testing.T, program string) {

@@ -124,6 +124,9 @@ func (s *Store) begin(ctx context.Context, name string) (m multipart, strays boo
 	m.crc = !s.noCRC.Load()
 	tries := 0
 	err = s.do(ctx, "begin upload", name, func(ctx context.Context, _ func(int)) error {
+		// Who gives up waits for the answer nevertheless: a request that was cancelled could be carried out after the upload was deleted.
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), s.opts.Stall, errStalled)
+		defer cancel()
 		for {
 			tries++
 			headers := map[string]string{}
@@ -136,8 +139,11 @@ func (s *Store) begin(ctx context.Context, name string) (m multipart, strays boo
 				m.crc = false
 				continue
 			}
-			if err == nil && m.id == "" {
+			switch {
+			case err == nil && m.id == "":
 				return fmt.Errorf("%w: no upload id was answered", errDamaged)
+			case err != nil && ctx.Err() != nil:
+				return context.Cause(ctx)
 			}
 			return err
 		}
