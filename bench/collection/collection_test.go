@@ -258,9 +258,7 @@ func TestCollectionFollowsGarbage(t *testing.T) {
 	fill := func() { fillSQLite(t, filepath.Join(dir, "data", "berth.db"), *blobs, *garbage) }
 	if *postgres {
 		db, bucket := service.Postgres(t), service.S3(t)
-		env = []string{"BERTH_DATABASE=" + db.URL, "BERTH_STORAGE_S3_REDIRECT=off",
-			"BERTH_STORAGE_S3_BUCKET=" + bucket.Name, "BERTH_STORAGE_S3_ENDPOINT=" + bucket.Endpoint, "BERTH_STORAGE_S3_REGION=" + bucket.Region,
-			"BERTH_STORAGE_S3_ACCESS_KEY_ID=" + bucket.AccessKey, "BERTH_STORAGE_S3_SECRET_ACCESS_KEY=" + bucket.SecretKey}
+		env = append(bucket.Env(), "BERTH_DATABASE="+db.URL, "BERTH_STORAGE_S3_REDIRECT=off")
 		fill = func() { fillPostgres(t, db.URL, *blobs, *garbage) }
 	}
 	s, _ := start(t, dir, 1, env...)

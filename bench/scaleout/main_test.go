@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,12 +46,9 @@ type node struct {
 
 func startNode(t *testing.T, db *service.Database, bucket *service.Bucket, env ...string) *node {
 	t.Helper()
-	s := harness.Start(t, harness.Settings{Env: append([]string{
-		"BERTH_DATABASE=" + db.URL,
-		"BERTH_STORAGE_S3_BUCKET=" + bucket.Name, "BERTH_STORAGE_S3_ENDPOINT=" + bucket.Endpoint, "BERTH_STORAGE_S3_REGION=" + bucket.Region,
-		"BERTH_STORAGE_S3_ACCESS_KEY_ID=" + bucket.AccessKey, "BERTH_STORAGE_S3_SECRET_ACCESS_KEY=" + bucket.SecretKey,
-		"BERTH_METRICS_LISTEN=127.0.0.1:0", "BERTH_LOG_ACCESS=false",
-	}, env...)})
+	s := harness.Start(t, harness.Settings{Env: slices.Concat(bucket.Env(), []string{
+		"BERTH_DATABASE=" + db.URL, "BERTH_METRICS_LISTEN=127.0.0.1:0", "BERTH_LOG_ACCESS=false",
+	}, env)})
 	address := regexp.MustCompile(`msg="serving metrics" address=(\S+)`)
 	m := address.FindStringSubmatch(s.Log())
 	for range 500 { // the log is written beside the requests

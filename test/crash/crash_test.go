@@ -31,6 +31,7 @@ type world struct {
 	t      *testing.T
 	rng    *rand.Rand
 	server *harness.Server
+	env    []string // where the data is, if not in the folder
 	market *market
 	common []content
 	all    []*client // of every repository that is not retired

@@ -16,6 +16,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthregistry/berth/test/harness"
+	"github.com/berthregistry/berth/test/service"
 )
 
 // deletions is the world of TestKillDeletions.
@@ -39,16 +40,23 @@ var asJSON = harness.Header{"Content-Type": "application/json"}
 // TestKillDeletions kills the server while it deletes and takes back: by retention, in cascades, whole repositories, out of the trash, by history. Each is asked for
 // again, and ends as if it had not been cut off.
 func TestKillDeletions(t *testing.T) {
-	n := 3
+	t.Run("SQLite and a folder", func(t *testing.T) { killDeletions(t) })
+	t.Run("PostgreSQL and a bucket", func(t *testing.T) {
+		killDeletions(t, append(service.S3(t).Env(), "BERTH_DATABASE="+service.Postgres(t).URL)...)
+	})
+}
+
+func killDeletions(t *testing.T, env ...string) {
+	n := 2
 	if rounds != defaultRounds {
 		n = rounds
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d, %d rounds", seed, n)
-	d := &deletions{world: world{t: t, rng: rand.New(rand.NewPCG(seed, 1))}}
+	d := &deletions{world: world{t: t, rng: rand.New(rand.NewPCG(seed, 1)), env: env}}
 	var err error
-	d.server, err = harness.StartServer(harness.Binary(t), t.TempDir(), harness.Settings{Env: []string{
-		"BERTH_COLLECTION_INTERVAL=1s", "BERTH_LOG_ACCESS=false", "BERTH_RETENTION_INTERVAL=0s"}})
+	d.server, err = harness.StartServer(harness.Binary(t), t.TempDir(), harness.Settings{Env: append([]string{
+		"BERTH_COLLECTION_INTERVAL=1s", "BERTH_LOG_ACCESS=false", "BERTH_RETENTION_INTERVAL=0s"}, env...)})
 	if err != nil {
 		t.Fatal(err)
 	}

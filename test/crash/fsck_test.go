@@ -3,6 +3,7 @@ package crash
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,7 @@ func (w *world) fsckFinds(damaged int64, flags ...string) fsck.Report {
 	w.t.Helper()
 	args := append([]string{"fsck", "--json", "--data", filepath.Join(w.server.Dir, "data")}, flags...)
 	cmd := exec.Command(harness.Binary(w.t), args...)
+	cmd.Env = append(os.Environ(), w.env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

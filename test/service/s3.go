@@ -46,6 +46,12 @@ type Bucket struct {
 	Region, AccessKey, SecretKey string
 }
 
+// Env is the settings with which a server has its storage in the bucket.
+func (b *Bucket) Env() []string {
+	return []string{"BERTH_STORAGE_S3_BUCKET=" + b.Name, "BERTH_STORAGE_S3_ENDPOINT=" + b.Endpoint, "BERTH_STORAGE_S3_REGION=" + b.Region,
+		"BERTH_STORAGE_S3_ACCESS_KEY_ID=" + b.AccessKey, "BERTH_STORAGE_S3_SECRET_ACCESS_KEY=" + b.SecretKey}
+}
+
 var sharedS3 struct {
 	sync.Mutex
 	servers map[string]*S3Server // by program
