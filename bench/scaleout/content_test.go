@@ -7,6 +7,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -143,12 +146,13 @@ func TestContent(t *testing.T) {
 		}},
 	}
 	// At first, what is asked for is not in the memory of PostgreSQL; the second time, as what is in use, it is.
-	tab := report.NewTable("content", "median of 300", "1 %, ms", "100 %, ms", "ratio")
+	tab := report.NewTable("content", "median of 300", "1 %, ms", "100 %, ms", "ratio", "1 %, KiB read from disks", "100 %, KiB read from disks")
 	for _, op := range operations {
 		for pass, how := range []string{" where nothing was asked for yet", " again"} {
-			var medians []float64
+			var medians, reads []float64
 			for _, r := range registries {
 				var ms []float64
+				before := pagedIn(t)
 				for i := range 350 {
 					start := time.Now()
 					op.do(r, i, pass)
@@ -157,8 +161,9 @@ func TestContent(t *testing.T) {
 					}
 				}
 				medians = append(medians, report.Median(ms))
+				reads = append(reads, float64(pagedIn(t)-before)/350)
 			}
-			tab.Add(op.name+how, medians[0], medians[1], medians[1]/medians[0])
+			tab.Add(op.name+how, medians[0], medians[1], medians[1]/medians[0], reads[0], reads[1])
 		}
 	}
 	// The mounts above left links without a manifest, as many in both.
@@ -166,8 +171,26 @@ func TestContent(t *testing.T) {
 	for _, r := range registries {
 		passes = append(passes, collection(t, r.node))
 	}
-	tab.Add("pass of the collector that finds nothing", passes[0], passes[1], passes[1]/passes[0])
+	tab.Add("pass of the collector that finds nothing", passes[0], passes[1], passes[1]/passes[0], "", "")
 	show(t, tab)
+}
+
+// pagedIn returns how many KiB the machine has read from its disks.
+func pagedIn(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^pgpgin (\d+)$`).FindSubmatch(b)
+	if m == nil {
+		t.Fatal("no pgpgin")
+	}
+	n, err := strconv.Atoi(string(m[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // collection waits until nothing is left to collect and returns how long a pass then takes, in ms.

@@ -241,7 +241,7 @@ func TestTwoWriters(t *testing.T) {
 			j := newJournal(t, db, store)
 			go func() {
 				var failed error
-				for range 50 {
+				for range 20 {
 					if _, err := j.Export(t.Context()); err != nil && !errors.Is(err, meta.ErrLost) {
 						failed = err
 					}

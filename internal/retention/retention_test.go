@@ -189,3 +189,29 @@ func TestLimitAndFreeze(t *testing.T) {
 		t.Errorf("the second run: %+v", res)
 	}
 }
+
+// What is more than the limit by itself gives up all tags but one, and does not stand in the way of what comes after it.
+func TestGroupAboveLimit(t *testing.T) {
+	index, image := oci.DigestBytes(oci.SHA256, []byte("index")), oci.DigestBytes(oci.SHA256, []byte("image"))
+	line := func(tag oci.Tag, d, with oci.Digest) Item {
+		return Item{Repository: "team/app", Tag: tag, Digest: d, With: with, Action: Drop}
+	}
+	var taken []oci.Tag
+	e := Executor{Limit: 3, Do: func(_ oci.Repository, items []Item) error {
+		for _, i := range items {
+			taken = append(taken, i.Tag)
+		}
+		return nil
+	}}
+	for _, i := range []Item{line("1", index, index), line("2", image, index), line("", index, index), line("", image, index), line("alone", image, image)} {
+		if err := e.Add(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if want := []oci.Tag{"1", "alone"}; !slices.Equal(taken, want) || !e.More {
+		t.Errorf("taken: %q, more: %t; expected %q and more", taken, e.More, want)
+	}
+}

@@ -89,12 +89,12 @@ func (e *Executor) endGroup() error {
 		return e.take(len(e.group))
 	}
 	e.More = true
-	if len(e.group) > e.Limit && e.tags > 1 { // it never fits
+	alone := len(e.group) > e.Limit // it never fits
+	if alone && e.tags > 1 {
 		if err := e.take(min(left, e.tags-1)); err != nil {
 			return err
 		}
 	}
-	alone := len(e.group) > e.Limit
 	e.group, e.tags = e.group[:0], 0
 	if alone && left > 0 {
 		return nil // others may fit
