@@ -83,7 +83,8 @@ func fillSQLite(t *testing.T, file string, n, spare int) {
 	repositories := max(1, n/each)
 	for _, text := range []string{
 		`PRAGMA synchronous = OFF`,
-		`PRAGMA foreign_keys = OFF`, // what refers to what is made right below
+		`PRAGMA foreign_keys = OFF`,    // what refers to what is made right below
+		`PRAGMA cache_size = -4000000`, // KiB: digests come in any order, and what leaves the cache is written once for each of them
 		`BEGIN`,
 		fmt.Sprintf(`WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < %d)
 			INSERT INTO repository (id, name, created_at) SELECT n, 'fill/' || n, 1 FROM i`, repositories),

@@ -102,7 +102,11 @@ func onEach(t *testing.T, do func(*testing.T, *database)) {
 func (d *database) each(count int, insert, values string) {
 	if d.postgres {
 		values = regexp.MustCompile(`DIGEST\((.*?)\)`).ReplaceAllString(values, `'sha256:' || encode(sha256(convert_to('$1' || n, 'UTF8')), 'hex')`)
-		d.exec(fmt.Sprintf(`INSERT INTO %s SELECT %s FROM generate_series(1, %d) AS n`, insert, strings.ReplaceAll(values, "X'7B7D'", `'\x7b7d'::bytea`), count))
+		values = strings.ReplaceAll(values, "X'7B7D'", `'\x7b7d'::bytea`)
+		const batch = 1000 // triggers count all in a few rows, each version of which is kept, and passed over, until the transaction ends
+		for n := 1; n <= count; n += batch {
+			d.exec(fmt.Sprintf(`INSERT INTO %s SELECT %s FROM generate_series(%d, %d) AS n`, insert, values, n, min(n+batch-1, count)))
+		}
 		return
 	}
 	values = regexp.MustCompile(`DIGEST\((.*?)\)`).ReplaceAllString(values, `'sha256:' || lower(hex(randomblob(32)))`)

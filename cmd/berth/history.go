@@ -63,8 +63,29 @@ func (m *management) onScope(do func(cmd *cobra.Command, scope string) error) fu
 				}
 			}
 		}
-		return m.run(func(cmd *cobra.Command, _ []string) error { return do(cmd, scope) })(cmd, args)
+		return m.run(func(cmd *cobra.Command, _ []string) error {
+			if err := m.hintScope(cmd, scope); err != nil {
+				return err
+			}
+			return do(cmd, scope)
+		})(cmd, args)
 	}
+}
+
+// hintScope says so if a scope is a repository that has no tags, while there is an organization of that name.
+func (m *management) hintScope(cmd *cobra.Command, scope string) error {
+	if scope == "" || strings.Contains(scope, "/") {
+		return nil
+	}
+	for _, of := range []string{scope, scope + "/"} {
+		for _, err := range each[admin.TagAt](cmd.Context(), m, "history/tags", url.Values{"scope": {of}, "n": {"1"}}) {
+			if err == nil && of != scope {
+				_, err = fmt.Fprintf(cmd.ErrOrStderr(), "The repository %s has no tags; %q stands for the organization.\n", scope, of)
+			}
+			return err
+		}
+	}
+	return nil
 }
 
 // pastQuery is a time in a form that the API reads.
@@ -179,9 +200,7 @@ func (l *tagList) tagsAt(cmd *cobra.Command, conn connection, ref reference, at 
 			}
 			return nil
 		}
-		return listAll(cmd, m, "history/tags", query, []string{"TAG", "DIGEST", "SINCE", "MANIFEST"}, func(v admin.TagAt) []string {
-			return []string{v.Tag, shortDigest(v.Digest, l.noTrunc), momentText(v.Since), string(v.Kept)}
-		})
+		return listAll(cmd, m, "history/tags", query, tagAtHeader, func(v admin.TagAt) []string { return tagAtRow(v, l.noTrunc) })
 	})(cmd, nil)
 }
 
@@ -232,7 +251,38 @@ manifest that was deleted comes out of the trash. The right that it needs is tha
 
 func newHistoryCommand() *cobra.Command {
 	m := new(management)
-	return m.group("history", "Compare the tags of two times, and restore those of one", newHistoryDiffCommand(m), newHistoryRestoreCommand(m))
+	return m.group("history", "Look at all tags as they were, compare two times, and restore one", newHistoryLsCommand(m), newHistoryDiffCommand(m), newHistoryRestoreCommand(m))
+}
+
+func newHistoryLsCommand(m *management) *cobra.Command {
+	var at string
+	var noTrunc bool
+	cmd := &cobra.Command{
+		Use: "ls [HOST/][SCOPE] --at TIME", Aliases: []string{"list"}, Short: "List the tags that there were at a time",
+		Long: `List all tags that there were at a time, with where their manifests are now: in the repository, in the trash or gone.
+
+` + scopeHelp,
+		Example: `  berth history ls team/ --at 7d
+  berth history ls --at 2026-12-31T12:00:00Z --json`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: m.onScope(func(cmd *cobra.Command, scope string) error {
+			when, err := pastQuery(cmd, "at", at)
+			if err != nil {
+				return err
+			}
+			query, header := url.Values{"scope": {scope}, "at": {when}}, append([]string{"REPOSITORY"}, tagAtHeader...)
+			return listAll(cmd, m, "history/tags", query, header, func(v admin.TagAt) []string { return append([]string{v.Repository}, tagAtRow(v, noTrunc)...) })
+		}),
+	}
+	cmd.Flags().StringVar(&at, "at", "", "the `TIME`")
+	cmd.Flags().BoolVar(&noTrunc, "no-trunc", false, "print digests in full")
+	return cmd
+}
+
+var tagAtHeader = []string{"TAG", "DIGEST", "SINCE", "MANIFEST"}
+
+func tagAtRow(v admin.TagAt, noTrunc bool) []string {
+	return []string{v.Tag, shortDigest(v.Digest, noTrunc), momentText(v.Since), string(v.Kept)}
 }
 
 func newHistoryDiffCommand(m *management) *cobra.Command {
