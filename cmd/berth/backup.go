@@ -99,6 +99,9 @@ at the registry; the set has everything else.`,
 			return usagef(cmd, "--to is missing")
 		}
 		storage, err := server.OpenStorage(cmd.Context(), cfg, true)
+		if errors.Is(err, server.ErrInUse) {
+			return fmt.Errorf("%w: let that server make the set, with its setting backup.to and \"berth backup run\", or stop it meanwhile", err)
+		}
 		if err != nil {
 			return err
 		}

@@ -33,7 +33,7 @@ func TestBackup(t *testing.T) {
 			t.Fatalf("the server makes no backups; its log ends with\n%s", s.LogTail())
 		}
 	}
-	if out, err := berthCommand(t, "backup", "create", "--to", place, "--data", data); err == nil || !strings.Contains(out, "is in use by another server") {
+	if out, err := berthCommand(t, "backup", "create", "--to", place, "--data", data); err == nil || !strings.Contains(out, "is in use by another server") || !strings.Contains(out, "berth backup run") {
 		t.Errorf("a backup of a data folder that is served: %v\n%s", err, out)
 	}
 	s.Kill()

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,9 @@ import (
 
 // lockName is the file in a data folder whose lock stands for the use of the folder.
 const lockName = "berth.lock"
+
+// ErrInUse is what the errors of LockData and LockDataShared wrap when another process has the folder.
+var ErrInUse = errors.New("in use")
 
 // Lock holds a data folder for this process.
 type Lock struct{ file *flock.Flock }
@@ -38,7 +42,7 @@ func lockData(dir string, try func(*flock.Flock) (bool, error), how, who string)
 		return nil, fmt.Errorf("lock the data folder: %w", err)
 	}
 	if !ok {
-		return nil, fmt.Errorf("the data folder %s is in use by %s%s", dir, who, holder(name))
+		return nil, fmt.Errorf("the data folder %s is %w by %s%s", dir, ErrInUse, who, holder(name))
 	}
 	// The holder is a note for people. The lock itself is the kernel's, so a note
 	// that cannot be written, is left behind by a crash, or is one reader's of several does no harm.
