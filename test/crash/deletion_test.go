@@ -63,6 +63,7 @@ func killDeletions(t *testing.T, env ...string) {
 	defer func() { d.server.Kill() }()
 	d.api = harness.NewAPI(t, d.server)
 	for round := range n {
+		t.Logf("round %d", round)
 		d.round(round)
 		if t.Failed() {
 			t.Fatalf("round %d of seed %d; the server's log ends with\n%s", round, seed, d.server.LogTail())

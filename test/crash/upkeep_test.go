@@ -47,6 +47,7 @@ func TestKillUpkeep(t *testing.T) {
 	defer k.replica.Kill()
 	dir := t.TempDir()
 	for turn := range turns {
+		t.Logf("round %d", turn)
 		k.serve(dir)
 		k.round(turn, dir)
 		if t.Failed() {
