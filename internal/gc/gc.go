@@ -38,6 +38,8 @@ type Options struct {
 	TrashKeep time.Duration
 	// Rate is how many deleted manifests, blobs, uploads and objects to take away in a second at most; 0 for no limit.
 	Rate int
+	// Busy, if not nil, tells whether the registry was used since it was called last. The collector rests then, so that what it slows down is slow for a tenth of the time only.
+	Busy func() bool
 	// Observe, if not nil, is told of each run that has ended, and of what it alone did.
 	Observe func(Progress, time.Duration, error)
 }
@@ -194,12 +196,41 @@ func (c *Collector) Collect(ctx context.Context) (Result, error) {
 // pass is one pass.
 type pass struct {
 	*Collector
-	db   *meta.DB
-	res  Result
-	note func(Result) // is told of what was done so far, again and again
+	db    *meta.DB
+	res   Result
+	note  func(Result) // is told of what was done so far, again and again
+	since time.Time    // of the work after the last rest
+}
+
+const (
+	// rests is how many times as long as its work the collector rests while the registry is used, and longestRest how long at most.
+	rests       = 9
+	longestRest = 10 * time.Second
+)
+
+// rest is called after each batch, with how much it took away.
+func (c *pass) rest(ctx context.Context, n int) error {
+	pause := min(rests*time.Since(c.since), longestRest)
+	if c.opts.Busy == nil || !c.opts.Busy() {
+		pause = 0
+	}
+	if err := c.limit.WaitN(ctx, n); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(pause):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	c.since = time.Now()
+	return nil
 }
 
 func (c *pass) collect(ctx context.Context) error {
+	if c.opts.Busy != nil {
+		c.opts.Busy() // what was before the pass does not count
+	}
+	c.since = time.Now()
 	var failed error
 	for _, step := range []func(context.Context) error{c.trash, c.blobs, c.uploads, c.doomed, c.orphans, c.doomed} {
 		err := step(ctx)
@@ -235,7 +266,7 @@ func (c *pass) blobs(ctx context.Context) error {
 		c.res.Bytes += got.Bytes
 		c.res.Repositories += got.Repositories
 		c.note(c.res)
-		if err := c.limit.WaitN(ctx, int(got.Links)); err != nil {
+		if err := c.rest(ctx, int(got.Links)); err != nil {
 			return err
 		}
 		if got.Links == 0 || len(links) < c.batch {
@@ -255,7 +286,7 @@ func (c *pass) trash(ctx context.Context) error {
 		c.res.Trash += e.Manifests
 		c.res.Repositories += e.Repositories
 		c.note(c.res)
-		if err := c.limit.WaitN(ctx, int(e.Manifests)); err != nil {
+		if err := c.rest(ctx, int(e.Manifests)); err != nil {
 			return err
 		}
 		if e.Manifests == 0 {
@@ -274,7 +305,7 @@ func (c *pass) uploads(ctx context.Context) error {
 		}
 		c.res.Uploads += int64(n)
 		c.note(c.res)
-		if err := c.limit.WaitN(ctx, n); err != nil {
+		if err := c.rest(ctx, n); err != nil {
 			return err
 		}
 		if n < c.batch {
@@ -321,7 +352,7 @@ func (c *pass) doomed(ctx context.Context) error {
 		}
 		c.res.Objects += int64(len(gone))
 		c.note(c.res)
-		if err := c.limit.WaitN(ctx, len(gone)); err != nil {
+		if err := c.rest(ctx, len(gone)); err != nil {
 			return errors.Join(failed, err)
 		}
 	}
@@ -367,9 +398,15 @@ func (c *pass) orphans(ctx context.Context) error {
 
 // sweep dooms the objects of some hours that no row speaks of.
 func (c *pass) sweep(ctx context.Context, from, until time.Time) error {
+	looked := 0
 	for info, err := range c.store.List(ctx, from, until) {
 		if err != nil {
 			return fmt.Errorf("list objects: %w", err)
+		}
+		if looked++; looked%maxBatch == 0 {
+			if err := c.rest(ctx, 0); err != nil {
+				return err
+			}
 		}
 		known, err := c.db.KnownKey(ctx, info.Key)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berthregistry/berth/internal/blob"
 	"github.com/berthregistry/berth/internal/blob/fs"
 	"github.com/berthregistry/berth/internal/gc"
 )
@@ -84,6 +85,47 @@ func TestResumeAndRate(t *testing.T) {
 			w.Errorf("%d rows were read for nothing", s.Last.Rows)
 		}
 	})
+}
+
+// While the registry is used, the collector rests nine times as long as it works. It works only where it deletes, by the clock of this test.
+func TestRestsWhileUsed(t *testing.T) {
+	const slow, garbage = 5 * time.Millisecond, 300
+	for _, used := range []bool{false, true} {
+		inBubble(t, func(w *world) {
+			for i := range garbage {
+				w.push("a/app", text("garbage %d", i))
+			}
+			time.Sleep(long)
+			files, err := fs.Open(w.dir, fs.Options{})
+			if err != nil {
+				w.Fatal(err)
+			}
+			defer files.Close()
+			began := time.Now()
+			res, err := gc.New(w.db, slowStore{files, slow}, gc.Options{Grace: grace, UploadExpiry: expiry, Busy: func() bool { return used }}).Collect(w.Context())
+			if err != nil || res.Objects != garbage {
+				w.Fatalf("%+v, %v", res, err)
+			}
+			want := garbage * slow
+			if used {
+				want *= 10
+			}
+			if took := time.Since(began); took != want {
+				w.Errorf("used: %t: it took %s, expected %s", used, took, want)
+			}
+		})
+	}
+}
+
+// slowStore takes its time to delete.
+type slowStore struct {
+	blob.Store
+	takes time.Duration
+}
+
+func (s slowStore) Delete(ctx context.Context, key string) error {
+	time.Sleep(s.takes)
+	return s.Store.Delete(ctx, key)
 }
 
 // collectorWith gives another collector of the same registry, as another process has.

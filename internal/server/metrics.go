@@ -24,6 +24,8 @@ type Metrics struct {
 	// seen for the first time, so that counting takes no lock.
 	series atomic.Pointer[map[routeMethod]*routeSeries]
 	add    sync.Mutex // held while series is replaced
+
+	used atomic.Bool // see Used
 }
 
 type routeMethod struct{ route, method string }
@@ -32,6 +34,7 @@ type routeSeries struct {
 	requests       [6]prometheus.Counter // by the first digit of the status
 	received, sent prometheus.Counter
 	duration       prometheus.Observer
+	content        bool // it is a request of a push or a pull
 }
 
 // durationBuckets are upper bounds in seconds: a request is a look into the database, or a large
@@ -83,6 +86,9 @@ func (m *Metrics) Observe(route, method string, status int, in, out int64, d tim
 		class = 0
 	}
 	s.requests[class].Inc()
+	if s.content && !m.used.Load() { // written seldom, so processors do not wait for each other
+		m.used.Store(true)
+	}
 	if in > 0 {
 		s.received.Add(float64(in))
 	}
@@ -113,6 +119,10 @@ func (m *Metrics) resolve(key routeMethod) *routeSeries {
 		sent:     m.sent.WithLabelValues(key.route, key.method),
 		duration: m.duration.WithLabelValues(key.route, key.method),
 	}
+	switch key.route {
+	case "manifest", "blob", "uploads", "upload":
+		s.content = true
+	}
 	for i, class := range [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"} {
 		s.requests[i] = m.requests.WithLabelValues(key.route, key.method, class)
 	}
@@ -121,6 +131,9 @@ func (m *Metrics) resolve(key routeMethod) *routeSeries {
 	m.series.Store(&replaced)
 	return s
 }
+
+// Used tells whether something was pushed or pulled since it was called last.
+func (m *Metrics) Used() bool { return m.used.Swap(false) }
 
 // Gauge adds a value that goes up and down, read by calling value for each
 // scrape. A value that cannot be had is math.NaN(). Names follow

@@ -143,6 +143,7 @@ func build(ctx context.Context, cfg *Config, log *slog.Logger, metrics *Metrics,
 		UploadExpiry: cfg.Uploads.Expire.D(),
 		TrashKeep:    cfg.Trash.Keep.D(),
 		Rate:         cfg.Collection.Rate,
+		Busy:         metrics.Used,
 		Observe:      observeCollection(metrics),
 	})
 	scrubber, err := newScrubber(cfg, db, store, log, metrics)
