@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite"
 
 	"github.com/berthregistry/berth/test/harness"
@@ -100,6 +101,7 @@ func fillSQLite(t *testing.T, file string, n, spare int) {
 			SELECT 1 + id %% %[1]d, id, 1 + id %% %[1]d FROM blob WHERE id > %d`, repositories, spare),
 		`DELETE FROM journal`, // else it is written while the collection is measured
 		`COMMIT`,
+		`PRAGMA wal_checkpoint(TRUNCATE)`,
 	} {
 		if _, err := db.Exec(text); err != nil {
 			t.Fatalf("%.60s: %v", text, err)
@@ -268,6 +270,7 @@ func TestCollectionFollowsGarbage(t *testing.T) {
 	}
 	filled := time.Now()
 	fill()
+	unix.Sync() // what was filled in is written before anything is measured
 	t.Logf("%d blobs were made in %s", *blobs, time.Since(filled).Round(time.Second))
 	s, metrics := start(t, dir, 2, env...)
 	defer func() {
@@ -276,7 +279,7 @@ func TestCollectionFollowsGarbage(t *testing.T) {
 		}
 	}()
 	l := startLoad(s.URL)
-	time.Sleep(time.Second)
+	time.Sleep(2 * *beside) // what is used is in caches then
 	alonePushes, alonePulls := l.rates(func() { time.Sleep(*beside) })
 	memory := value(t, metrics, "process_resident_memory_bytes")
 	peak := memory
@@ -286,13 +289,14 @@ func TestCollectionFollowsGarbage(t *testing.T) {
 			t.Fatal(err)
 		}
 		for got.Last == nil {
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(250 * time.Millisecond) // to be asked costs something, too
 			peak = max(peak, value(t, metrics, "process_resident_memory_bytes"))
 			if err := call(s.URL+"/api/v1/collection", http.MethodGet, &got); err != nil {
 				t.Fatal(err)
 			}
 		}
 	})
+	laterPushes, laterPulls := l.rates(func() { time.Sleep(*beside) })
 	close(l.end)
 	l.all.Wait()
 	if err := l.failed.Load(); err != nil {
@@ -304,8 +308,11 @@ func TestCollectionFollowsGarbage(t *testing.T) {
 	t.Logf("%d of %d blobs collected in %s: %d rows read, %.1f for each", got.Last.Blobs, *blobs, got.Last.Ended.Sub(got.Last.Began), got.Last.Rows,
 		float64(got.Last.Rows)/float64(got.Last.Blobs))
 	t.Logf("memory: %.1f MiB before, %.1f MiB at most", memory/(1<<20), peak/(1<<20))
-	t.Logf("pushes: %.0f/s alone, %.0f/s beside (%.2f); pulls: %.0f/s alone, %.0f/s beside (%.2f)",
-		alonePushes, pushes, pushes/alonePushes, alonePulls, pulls, pulls/alonePulls)
+	rates := func(what string, before, beside, after float64) {
+		t.Logf("%s: %.0f/s before, %.0f/s beside, %.0f/s after it (%.2f)", what, before, beside, after, 2*beside/(before+after))
+	}
+	rates("pushes", alonePushes, pushes, laterPushes)
+	rates("pulls", alonePulls, pulls, laterPulls)
 }
 
 // call asks the management API.

@@ -38,7 +38,7 @@ type Options struct {
 	TrashKeep time.Duration
 	// Rate is how many deleted manifests, blobs, uploads and objects to take away in a second at most; 0 for no limit.
 	Rate int
-	// Busy, if not nil, tells whether the registry was used since it was called last. The collector rests then, so that what it slows down is slow for a tenth of the time only.
+	// Busy, if not nil, tells whether the registry was used since it was called last. The collector rests then, so that what it slows down is slow for a twentieth of the time only.
 	Busy func() bool
 	// Observe, if not nil, is told of each run that has ended, and of what it alone did.
 	Observe func(Progress, time.Duration, error)
@@ -203,9 +203,10 @@ type pass struct {
 }
 
 const (
-	// rests is how many times as long as its work the collector rests while the registry is used, and longestRest how long at most.
-	rests       = 9
-	longestRest = 10 * time.Second
+	// rests is how many times as long as its work the collector rests while the registry is used, and longestRest how long at most: where all is slow,
+	// garbage must not grow faster than it goes.
+	rests       = 19
+	longestRest = 3 * time.Second
 )
 
 // rest is called after each batch, with how much it took away.

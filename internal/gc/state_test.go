@@ -87,9 +87,9 @@ func TestResumeAndRate(t *testing.T) {
 	})
 }
 
-// While the registry is used, the collector rests nine times as long as it works. It works only where it deletes, by the clock of this test.
+// While the registry is used, the collector rests nineteen times as long as it works. It works only where it deletes, by the clock of this test.
 func TestRestsWhileUsed(t *testing.T) {
-	const slow, garbage = 5 * time.Millisecond, 300
+	const slow, garbage = time.Millisecond, 100
 	for _, used := range []bool{false, true} {
 		inBubble(t, func(w *world) {
 			for i := range garbage {
@@ -108,7 +108,7 @@ func TestRestsWhileUsed(t *testing.T) {
 			}
 			want := garbage * slow
 			if used {
-				want *= 10
+				want *= 20
 			}
 			if took := time.Since(began); took != want {
 				w.Errorf("used: %t: it took %s, expected %s", used, took, want)
