@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -46,9 +45,9 @@ func TestReferenceRegistry(t *testing.T) {
 		if err := cmd.Run(); err != nil {
 			t.Fatalf("%v\n%s", err, out.Bytes())
 		}
-		usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-		t.Logf("registry garbage-collect %s: %s, %s of processor time, %.1f MiB of memory at most", what, time.Since(start).Round(time.Millisecond),
-			(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Round(time.Millisecond), float64(usage.Maxrss)/1024)
+		// The system's peak of its memory begins with that of this process, so nothing can be said of it.
+		t.Logf("registry garbage-collect %s: %s, %s of processor time", what, time.Since(start).Round(time.Millisecond),
+			(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Round(time.Millisecond))
 		manifests := max(1, *peerBlobs/each)
 		if left, want := countPeer(t, dir), *peerBlobs-spare+manifests; left != want {
 			t.Fatalf("%d blobs are left, expected %d", left, want)
