@@ -65,7 +65,7 @@ var allowed = map[string][]string{
 // is compared after each of very many steps, and the world of tests in internal.
 var outside = map[string][]string{
 	"test/cluster": {"internal/fsck", "internal/oci", "test/harness", "test/service"},
-	"test/crash":   {"internal/fsck", "internal/gc", "internal/meta", "internal/oci", "internal/scrub", "test/harness"},
+	"test/crash":   {"internal/fsck", "internal/gc", "internal/meta", "internal/oci", "internal/scrub", "test/harness", "test/service"},
 	"test/model":   {"internal/access", "internal/admin", "internal/blob", "internal/blob/fs", "internal/fsck", "internal/gc", "internal/meta", "internal/oci", "internal/policy", "internal/registry", "internal/retention", "test/service"},
 	"test/hostile": {"internal/fsck", "internal/oci", "test/harness"},
 	"test/world":   {"internal/blob", "internal/blob/fs", "internal/blob/s3", "internal/fsck", "internal/meta", "internal/oci", "internal/registry", "test/service"},
