@@ -64,28 +64,26 @@ func (m *management) onScope(do func(cmd *cobra.Command, scope string) error) fu
 			}
 		}
 		return m.run(func(cmd *cobra.Command, _ []string) error {
-			if err := m.hintScope(cmd, scope); err != nil {
-				return err
-			}
+			m.hintScope(cmd, scope)
 			return do(cmd, scope)
 		})(cmd, args)
 	}
 }
 
-// hintScope says so if a scope is a repository that has no tags, while there is an organization of that name.
-func (m *management) hintScope(cmd *cobra.Command, scope string) error {
+// hintScope says so if a scope is a repository that has no tags, while there is an organization of that name. What fails here is for the command to tell.
+func (m *management) hintScope(cmd *cobra.Command, scope string) {
 	if scope == "" || strings.Contains(scope, "/") {
-		return nil
+		return
 	}
-	for _, of := range []string{scope, scope + "/"} {
-		for _, err := range each[admin.TagAt](cmd.Context(), m, "history/tags", url.Values{"scope": {of}, "n": {"1"}}) {
-			if err == nil && of != scope {
-				_, err = fmt.Fprintf(cmd.ErrOrStderr(), "The repository %s has no tags; %q stands for the organization.\n", scope, of)
-			}
-			return err
+	has := func(scope string) bool {
+		for _, err := range each[admin.TagAt](cmd.Context(), m, "history/tags", url.Values{"scope": {scope}, "n": {"1"}}) {
+			return err == nil
 		}
+		return false
 	}
-	return nil
+	if organization := scope + "/"; !has(scope) && has(organization) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "The repository %s has no tags; %q stands for the organization.\n", scope, organization)
+	}
 }
 
 // pastQuery is a time in a form that the API reads.

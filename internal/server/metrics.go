@@ -132,7 +132,7 @@ func (m *Metrics) resolve(key routeMethod) *routeSeries {
 	return s
 }
 
-// Used tells whether something was pushed or pulled since it was called last.
+// Used tells whether something was pushed or pulled since it was called last. So it is for one caller.
 func (m *Metrics) Used() bool { return m.used.Swap(false) }
 
 // Gauge adds a value that goes up and down, read by calling value for each

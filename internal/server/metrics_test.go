@@ -128,6 +128,20 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// Pushes and pulls are use of the registry; looks at its state are not.
+func TestUsed(t *testing.T) {
+	m := NewMetrics()
+	for route, want := range map[string]bool{"manifest": true, "blob": true, "uploads": true, "upload": true, "api": false, "base": false, "token": false} {
+		m.Observe(route, "GET", 200, 0, 0, 0)
+		if got := m.Used(); got != want {
+			t.Errorf("after %s: used: %t", route, got)
+		}
+		if m.Used() {
+			t.Errorf("%s counts twice", route)
+		}
+	}
+}
+
 func TestMetricsOfConnections(t *testing.T) {
 	g := newGate()
 	s := start(t, g, nil)
